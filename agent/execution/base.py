@@ -18,6 +18,10 @@ class Succeeded(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
     duration_s: float = 0.0
     usage: events.Usage | None = None
+    cached: bool = False
+    cache_key: str | None = None
+    code_version: str = ""
+    """Digest of the stage's code."""
 
 
 class Failed(msgspec.Struct, frozen=True):
