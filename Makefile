@@ -64,7 +64,7 @@ bench: $(STAMP) ## Measure, and print every figure beside its floor
 lock: ## Pin anew, from a fresh environment
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	@.venv-lock/bin/pip install -q torch==2.13.0 && .venv-lock/bin/pip install -q -e '.[dev]'
-	@{ sed -n '/^#/p' requirements/lock.txt; .venv-lock/bin/pip freeze --exclude-editable \
+	@{ sed -n '/^#/p' requirements/lock.txt; .venv-lock/bin/pip freeze --all --exclude pip --exclude-editable \
 	  | sed -E 's/(==[^+]+)\+.*/\1/'; } > requirements/lock.new
 	@mv requirements/lock.new requirements/lock.txt && rm -rf .venv-lock
 
