@@ -177,9 +177,12 @@ class StageSkipped(StageEvent, frozen=True, tag="stage.skipped", kw_only=True):
 
 
 class StageCancelled(StageEvent, frozen=True, tag="stage.cancelled", kw_only=True):
-    """The attempt was stopped."""
+    """The attempt was stopped, or never began (`attempt` 0)."""
 
     attempt: int = 0
+    how: str = ""
+    """`asked`, `forced` or `not_started`, where an attempt was at work: proof for the receipt."""
+    where: str = ""
 
 
 class StageDelegated(StageEvent, frozen=True, tag="stage.delegated", kw_only=True):

@@ -94,6 +94,9 @@ class Warn(msgspec.Struct, frozen=True):
 class Park(msgspec.Struct, frozen=True):
     """Nothing can happen until a person answers: the run gives its slot back."""
 
+    until: dt.datetime | None = None
+    """When a gate expires or the deadline falls, if ever: the run must be taken again by then."""
+
 
 class End(msgspec.Struct, frozen=True):
     """The run is over: its ticket can be acknowledged once its last commit is stored."""
