@@ -9,12 +9,10 @@ from typing import Any, Self
 
 import msgspec
 
-from stages import values
+from stages import skops_files, values
 
 CARD = "model.json"
 SKOPS = "model.skops"
-TRUSTED = ("sklearn.", "numpy.", "scipy.", "builtins.", "collections.")
-"""Where classes inside a skops file may come from; everything else is refused."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -65,19 +63,21 @@ class Model(values.Value):
         """Take a fitted scikit-learn estimator that takes a data frame of raw columns."""
         import skops.io
 
-        return cls(card, skops.io.dumps(estimator))
+        return cls(card, skops_files.canonical(skops.io.dumps(estimator)))
 
     def estimator(self) -> Any:
         """Load the scikit-learn estimator.
 
-        Raises UntrustedModel if the file names a type outside `TRUSTED`.
+        Raises UntrustedModel if the file names a type that `skops_files` does not trust.
         """
         import skops.io
 
-        unknown = skops.io.get_untrusted_types(data=self.payload)
-        foreign = [name for name in unknown if not name.startswith(TRUSTED)]
-        if foreign:
-            raise UntrustedModel(f"it holds types from outside {TRUSTED}: {foreign[:5]}")
+        try:
+            unknown = skops.io.get_untrusted_types(data=self.payload)
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise UntrustedModel(f"its weights are not a skops file ({error})") from error
+        if foreign := skops_files.foreign_types(unknown):
+            raise UntrustedModel(f"it holds types that are not trusted: {foreign[:5]}")
         return skops.io.loads(self.payload, trusted=unknown)
 
     def save(self, path: pathlib.Path) -> None:

@@ -1,0 +1,96 @@
+"""Owns the unfitted pipeline of one candidate: feature engineering and estimator together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.specialist import data, estimators, faults
+from protocol import training
+from stages import values
+
+FEATURES = "features__"
+ONE_HOT_AT_MOST = 50
+"""A text column with more values than this is not one-hot encoded by default."""
+
+
+def build(
+    request: training.TrainingRequest,
+    facts: data.Facts,
+    frame: Any,
+    plan: values.FeaturePlan | None,
+    params: dict[str, Any],
+) -> Any:
+    """Make the unfitted pipeline; `params` address the estimator, or `features__…` the plan."""
+    from sklearn import pipeline
+
+    own = {k: v for k, v in params.items() if not k.startswith(FEATURES)}
+    own = request.params | own
+    chosen = estimators.early_stopping(request.model, own, facts.rows, facts.task)
+    model = estimators.build(request.model, own | chosen, seed=request.seed, cpu=request.cpu)
+    features = _planned(plan, frame) if plan is not None else default_features(frame)
+    whole = pipeline.Pipeline([("features", features), ("model", model)])
+    return _address(whole, {k: v for k, v in params.items() if k.startswith(FEATURES)})
+
+
+def _address(whole: Any, params: dict[str, Any]) -> Any:
+    known = whole.get_params() if params else {}
+    for key in params:
+        if key not in known:
+            candidates = [name for name in known if name.startswith(FEATURES)]
+            raise faults.UnknownName("parameter", key, candidates, f"$.search.space.{key}")
+    return whole.set_params(**params)
+
+
+def _planned(plan: values.FeaturePlan, frame: Any) -> Any:
+    from stages.features import plan as plans
+
+    missing = {name for step in plan.steps for name in step.columns} - set(frame.columns)
+    if missing:
+        shown = ", ".join(sorted(missing)[: data.NAMED_AT_MOST])
+        msg = f"the feature plan names columns that the table has not: {shown}"
+        raise faults.UnusableData(msg, path="$.features")
+    return plans.build(plan)
+
+
+def default_features(frame: Any) -> Any:
+    """Impute and scale numbers, one-hot encode columns of few values, leave the rest out."""
+    from sklearn import compose, impute, preprocessing
+    from sklearn import pipeline as pl
+
+    numeric, categorical = _sorted_out(frame)
+    if not numeric and not categorical:
+        hint = "give a feature plan, as features.auto makes one"
+        raise faults.UnusableData("no column can be used without a feature plan", hint=hint)
+    scaled = pl.Pipeline(
+        [
+            ("impute", impute.SimpleImputer(strategy="median", keep_empty_features=True)),
+            ("scale", preprocessing.StandardScaler()),
+        ]
+    )
+    encoded = preprocessing.OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+    parts = [("numeric", scaled, numeric), ("categorical", encoded, categorical)]
+    return compose.ColumnTransformer([part for part in parts if part[2]])
+
+
+def _sorted_out(frame: Any) -> tuple[list[str], list[str]]:
+    from pandas.api import types
+
+    numeric, categorical = [], []
+    for name in frame.columns:
+        column = frame[name]
+        if types.is_numeric_dtype(column) and not types.is_bool_dtype(column):
+            numeric.append(name)
+        elif types.is_datetime64_any_dtype(column):
+            continue
+        elif column.nunique() <= ONE_HOT_AT_MOST:
+            categorical.append(name)
+    return numeric, categorical
+
+
+def plan_from(encoded: bytes | None) -> values.FeaturePlan | None:
+    """Decode a plan as it travels to a worker."""
+    if encoded is None:
+        return None
+    return values.FeaturePlan(msgspec.json.decode(encoded, type=list[values.FeatureStep]))

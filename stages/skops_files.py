@@ -1,0 +1,95 @@
+"""Owns what may be inside a skops file, and its canonical form (equal models, equal bytes)."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import io
+import json
+import zipfile
+from typing import Any
+
+PACKAGES = ("sklearn.", "numpy.", "scipy.", "stages.features.", "lightgbm.", "xgboost.")
+"""Classes may come from these; anything else a file names is refused."""
+_SCORES = "sklearn.feature_selection._univariate_selection."
+FUNCTIONS = (
+    *("numpy.log1p", "numpy.expm1", "numpy.sqrt", "numpy.log", "numpy.exp"),
+    *(_SCORES + score for score in ("f_classif", "f_regression", "chi2")),
+)
+"""Functions and ufuncs may be these; a file that names `builtins.eval` is refused."""
+PLAIN = ("builtins.object", "builtins.bytes", "builtins.bytearray", "collections.OrderedDict")
+_SCHEMA = "schema.json"
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+def foreign_types(unknown: list[str]) -> list[str]:
+    """Sort out the type names that may not be loaded, of those that skops does not know."""
+    return [name for name in unknown if not _trusted(name)]
+
+
+def _trusted(name: str) -> bool:
+    if name in FUNCTIONS or name in PLAIN:
+        return True
+    return name.startswith(PACKAGES) and inspect.isclass(_resolve(name))
+
+
+def _resolve(name: str) -> Any:
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute, None)
+    except ImportError:
+        return None
+
+
+def canonical(payload: bytes) -> bytes:
+    """Rewrite a skops file without what differs from one dump to the next.
+
+    skops names objects and array files by memory address, and dates the zip's members.
+    """
+    with zipfile.ZipFile(io.BytesIO(payload)) as source:
+        files = {name: source.read(name) for name in source.namelist()}
+    schema = json.loads(files.pop(_SCHEMA))
+    renaming = _Renaming(files)
+    renaming.visit(schema)
+    return _zip(renaming.renamed(), schema)
+
+
+def _zip(files: dict[str, bytes], schema: Any) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as target:
+        for name in sorted(files):
+            target.writestr(zipfile.ZipInfo(name, _EPOCH), files[name])
+        text = json.dumps(schema, separators=(",", ":"))
+        target.writestr(zipfile.ZipInfo(_SCHEMA, _EPOCH), text)
+    return buffer.getvalue()
+
+
+class _Renaming:
+    """Numbers objects and files in the order in which the schema names them."""
+
+    def __init__(self, files: dict[str, bytes]) -> None:
+        self._files = files
+        self._ids: dict[int, int] = {}
+        self._names: dict[str, str] = {}
+
+    def visit(self, node: Any) -> None:
+        """Rename everything below a node, in place."""
+        if isinstance(node, list):
+            for child in node:
+                self.visit(child)
+        elif isinstance(node, dict):
+            self._rename(node)
+            for child in node.values():
+                self.visit(child)
+
+    def _rename(self, node: dict[str, Any]) -> None:
+        if isinstance(identity := node.get("__id__"), int):
+            node["__id__"] = self._ids.setdefault(identity, len(self._ids) + 1)
+        name = node.get("file")
+        if isinstance(name, str) and name in self._files:
+            fresh = f"{len(self._names):06d}.{name.rpartition('.')[2]}"
+            node["file"] = self._names.setdefault(name, fresh)
+
+    def renamed(self) -> dict[str, bytes]:
+        """Give the files that the schema names, under their new names."""
+        return {new: self._files[old] for old, new in self._names.items()}
