@@ -9,7 +9,7 @@ import json
 import zipfile
 from typing import Any
 
-PACKAGES = ("sklearn.", "numpy.", "scipy.", "stages.features.", "lightgbm.", "xgboost.")
+PACKAGES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
 """Classes may come from these; anything else a file names is refused."""
 _SCORES = "sklearn.feature_selection._univariate_selection."
 FUNCTIONS = (

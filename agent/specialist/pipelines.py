@@ -8,7 +8,7 @@ import msgspec
 
 from agent.specialist import data, estimators, faults
 from protocol import training
-from stages import values
+from stages import kit, values
 
 FEATURES = "features__"
 ONE_HOT_AT_MOST = 50
@@ -46,12 +46,12 @@ def _address(whole: Any, params: dict[str, Any]) -> Any:
 def _planned(plan: values.FeaturePlan, frame: Any) -> Any:
     from stages.features import plan as plans
 
-    missing = {name for step in plan.steps for name in step.columns} - set(frame.columns)
-    if missing:
-        shown = ", ".join(sorted(missing)[: data.NAMED_AT_MOST])
-        msg = f"the feature plan names columns that the table has not: {shown}"
-        raise faults.UnusableData(msg, path="$.features")
-    return plans.build(plan)
+    try:
+        return plans.build(plan, list(frame.columns))
+    except kit.StageFault as fault:
+        raise faults.UnusableData(
+            f"the feature plan cannot be used: {fault}", path="$.features", hint=fault.hint
+        ) from fault
 
 
 def default_features(frame: Any) -> Any:

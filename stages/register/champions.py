@@ -1,0 +1,54 @@
+"""Owns how models are kept in and read from the MLflow registry: versions, aliases, archives.
+
+The archive is our own model file; MLflow's loaders, which may unpickle, are never used.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+
+from stages import models
+
+ARCHIVE = "archive/model.zip"
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+
+class Registered(NamedTuple):
+    """A version of a registered model, and the model itself."""
+
+    name: str
+    version: str
+    model: models.Model
+
+
+def client(tracking_uri: str) -> Any:
+    """Connect to the registry."""
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def aliased(registry: Any, name: str, alias: str) -> Any:
+    """Give the version that an alias points to; None without one."""
+    from mlflow import exceptions
+
+    try:
+        return registry.get_model_version_by_alias(name, alias)
+    except exceptions.MlflowException as error:
+        if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            return None
+        raise
+
+
+def champion(tracking_uri: str, name: str) -> Registered | None:
+    """Load the champion of a registered model; None where there is none."""
+    registry = client(tracking_uri)
+    version = aliased(registry, name, CHAMPION)
+    if version is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = registry.download_artifacts(version.run_id, ARCHIVE, folder)
+        return Registered(name, str(version.version), models.Model.load(pathlib.Path(path)))
