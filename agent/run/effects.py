@@ -10,6 +10,7 @@ import msgspec
 from protocol import artifacts, pipelines
 
 Placement = Literal["ray", "agent", "swarm", "training"]
+StopReason = Literal["cancelled", "timeout", "deadline"]
 
 
 class Item(msgspec.Struct, frozen=True, tag=True):
@@ -67,7 +68,7 @@ class Stop(msgspec.Struct, frozen=True):
 
     key: WorkKey
     force: bool
-    reason: Literal["cancelled", "timeout", "deadline"]
+    reason: StopReason
 
 
 class SetTimer(msgspec.Struct, frozen=True):
