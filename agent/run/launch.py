@@ -95,9 +95,7 @@ def _cache(
     return "refresh" if stage.refresh and policy == "use" else policy
 
 
-def _deadline(
-    run: state.RunState, spec: pipelines.Stage, unit: units.Unit
-) -> dt.datetime | None:
+def _deadline(run: state.RunState, spec: pipelines.Stage, unit: units.Unit) -> dt.datetime | None:
     ends = [run.deadline] if run.deadline else []
     if spec.timeout_s is not None and unit.attempt_at:
         ends.append(times.after(unit.attempt_at, spec.timeout_s))

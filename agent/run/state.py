@@ -11,6 +11,9 @@ import collections
 import datetime as dt
 import heapq
 from collections.abc import Iterator
+from typing import Any
+
+import msgspec
 
 from agent.run import effects, errors, plan, times, transitions, units
 from protocol import events, pipelines, problems
@@ -64,9 +67,48 @@ class RunState:
         return cls(event, plan_)
 
     @property
+    def run_id(self) -> str:
+        """Name the run."""
+        return self.accepted.run_id
+
+    @property
+    def ended(self) -> bool:
+        """Tell whether the run is over."""
+        return self.over
+
+    @property
     def over(self) -> bool:
         """Tell whether the run has ended."""
         return self.run in transitions.OVER
+
+    @property
+    def parked(self) -> bool:
+        """Tell whether only people can bring the run on: nothing of it is, or can be, at work."""
+        busy = self.running or self.retrying or self.lost or self.due
+        return self.run == "running" and bool(self.waiting) and not busy and not self.startable()
+
+    @property
+    def options(self) -> pipelines.Options:
+        """Give how the run is to be treated."""
+        return self.accepted.options
+
+    def pipeline_with(self, params: dict[str, dict[str, Any]]) -> pipelines.Pipeline:
+        """Give the pipeline as it would run with these parameters merged over the present ones."""
+        stages = [
+            msgspec.structs.replace(stage, params={**mine, **params.get(stage.id, {})})
+            for stage, mine in zip(self.plan.stages, self.params, strict=True)
+        ]
+        return msgspec.structs.replace(self.plan.pipeline, stages=stages)
+
+    def startable(self) -> bool:
+        """Tell whether something is queued; entries that have lost their meaning are dropped."""
+        while self.ready:
+            _, element, stage = self.ready[0]
+            unit = self.at(stage, element)
+            if unit is not None and unit.queued:
+                return True
+            heapq.heappop(self.ready)
+        return False
 
     @property
     def deadline(self) -> dt.datetime | None:
