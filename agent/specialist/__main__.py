@@ -31,6 +31,7 @@ def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser("agent.specialist", description=__doc__)
     parser.add_argument("--nats-url", required=True)
     parser.add_argument("--ray-address", default="", help="without it a local Ray is started")
+    parser.add_argument("--ray-cpus", type=int, help="of the local Ray")
     parser.add_argument("--data-dir", required=True, type=pathlib.Path)
     parser.add_argument("--prefix", default="codeguardian")
     parser.add_argument("--name", default=f"specialist-{socket.gethostname()}-{os.getpid()}")
@@ -46,7 +47,7 @@ async def _serve(flags: argparse.Namespace) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     client = await nats.connect(flags.nats_url, **_options(flags))
-    await asyncio.to_thread(_start_ray, flags.ray_address)
+    await asyncio.to_thread(_start_ray, flags.ray_address, flags.ray_cpus)
     specialist = service.Specialist(
         client, subjects.Subjects(flags.prefix), flags.data_dir.resolve(), name=flags.name
     )
@@ -72,10 +73,11 @@ def _options(flags: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def _start_ray(address: str) -> None:
+def _start_ray(address: str, cpus: int | None) -> None:
     import ray
 
-    options: dict[str, Any] = {"address": address} if address else {"include_dashboard": False}
+    local: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
+    options = {"address": address} if address else local
     ray.init(log_to_driver=False, configure_logging=False, **options)
 
 
