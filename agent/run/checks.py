@@ -274,8 +274,13 @@ class _Checker:
 
     def _cycles(self) -> None:
         count = len(self.wired.stages)
+        told: set[int] = set()
         for cycle in graph.cycles(order_graph(self.wired)):
+            stages = {node % count for node in cycle}
+            if stages & told:
+                continue  # a stage and its result are two nodes, and may lie on two circles
+            told |= stages
             names = list(dict.fromkeys(self.wired.stages[node % count].id for node in cycle))
             circle = " → ".join([*names, names[0]])
-            first = min(node % count for node in cycle)
+            first = min(stages)
             self._add("cycle", (first, ""), f"the stages wait for each other: {circle}")

@@ -21,7 +21,7 @@ def advance(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
             return [event]
     if run.over:
         return []
-    if run.stopping(at.now):
+    if run.stopping(at.now) and (run.open or run.problem or run.cancel or run.cut):
         return [] if run.running else _finish(run, at)
     _wake(run, at)
     event = _next(run, at)

@@ -235,6 +235,7 @@ def _cancelled(run: state.RunState, event: events.StageCancelled) -> None:
     if event.attempt and event.how:
         _prove(run, event, event.attempt, event.how)
     run.waiting.pop(unit.stage, None)
+    run.cut = True
     _leave(run, unit, event)
     if unit.element is None:
         run.open -= 1

@@ -73,6 +73,7 @@ def reset(run: state.RunState, event: events.RunResumed) -> None:
     run.clock_from = event.at
     run.ended_at = run.problem = run.cancel = None
     run.stopped = []
+    run.cut = False
     for queue in (run.ready, run.wake, run.due, run.retrying, run.lost, run.waiting):
         queue.clear()
     for index in chosen:

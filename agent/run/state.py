@@ -37,6 +37,8 @@ class RunState:
         self.problem: problems.Problem | None = None
         """The first failure that ends the run; nothing new is started once it is there."""
         self.cancel: events.CancelRequested | None = None
+        self.cut = False
+        """Something was stopped or never began: the run cannot succeed."""
         self.stopped: list[events.Stopped] = []
         self.code_version = accepted.code_version
         self.params = [stage.params for stage in plan_.stages]
@@ -84,7 +86,7 @@ class RunState:
     @property
     def parked(self) -> bool:
         """Tell whether only people can bring the run on: nothing of it is, or can be, at work."""
-        busy = self.running or self.retrying or self.lost or self.due
+        busy = self.running or self.retrying or self.lost or self.outstanding()
         return self.run == "running" and bool(self.waiting) and not busy and not self.startable()
 
     @property
@@ -99,6 +101,16 @@ class RunState:
             for stage, mine in zip(self.plan.stages, self.params, strict=True)
         ]
         return msgspec.structs.replace(self.plan.pipeline, stages=stages)
+
+    def outstanding(self) -> bool:
+        """Tell whether something must be said of a stage; what has been said is dropped."""
+        while self.due:
+            stage = self.stages[self.due[0]]
+            unused = self.plan.fallbacks[stage.stage] is not None and not stage.stood_in
+            if stage.state == "running" or (stage.state == "failed" and unused):
+                return True
+            self.due.popleft()
+        return False
 
     def startable(self) -> bool:
         """Tell whether something is queued; entries that have lost their meaning are dropped."""
