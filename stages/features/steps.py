@@ -228,18 +228,21 @@ class Select(kit.Stage, frozen=True):
     def run(
         self, train: values.Table, features: values.FeaturePlan | None = None
     ) -> values.FeaturePlan:
-        """Add the step; it selects among all that the plan makes."""
+        """Add the steps; they select among all that the plan makes, or all numbers without one."""
         columns.require(train, [self.target], "$.target")
-        numbers = [] if features else _numbers(train, [], [self.target])
-        return extended(features, self._step(train, numbers))
+        if features is None:
+            numbers = _numbers(train, [], [self.target])
+            features = extended(None, values.FeatureStep("impute_median", numbers))
+        varying = {"threshold": self.threshold if self.method == "variance" else 0.0}
+        constant = values.FeatureStep("variance", [], varying, "what does not vary tells nothing")
+        best = [] if self.method == "variance" else [self._best(train)]
+        return extended(features, constant, *best)
 
-    def _step(self, train: values.Table, numbers: list[str]) -> values.FeatureStep:
-        if self.method == "variance":
-            return values.FeatureStep("variance", numbers, {"threshold": self.threshold})
+    def _best(self, train: values.Table) -> values.FeatureStep:
         score = "f_classif" if self._task(train) == "classification" else "f_regression"
         size = {"k": self.count} if self.method == "k_best" else {"percentile": self.percentile}
         reason = f"the features that tell most about {self.target!r}"
-        return values.FeatureStep(f"select_{self.method}", numbers, size | {"score": score}, reason)
+        return values.FeatureStep(f"select_{self.method}", [], size | {"score": score}, reason)
 
     def _task(self, train: values.Table) -> str:
         import pyarrow as pa

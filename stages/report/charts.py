@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -52,10 +53,10 @@ def draw(name: str, title: str, paint: Callable[[Any], None], size: Any = (7.2, 
         paint(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _inline(buffer.getvalue(), title)
+    return _inline(buffer.getvalue(), name, title)
 
 
-def _inline(svg: str, title: str) -> Any:
+def _inline(svg: str, name: str, title: str) -> Any:
     """Strip what belongs to a file, name it for a screen reader and let it shrink with the page."""
     svg = svg[svg.index("<svg") :]
     start = svg.index(">") + 1
@@ -65,6 +66,8 @@ def _inline(svg: str, title: str) -> Any:
     body = svg[start:]
     if "<metadata>" in body:
         body = body[: body.index("<metadata>")] + body[body.index("</metadata>") + 11 :]
+    body = re.sub(r'(<[^<>]*? id=")', rf"\1{name}-", body)
+    body = re.sub(r'(href="#|url\(#)', rf"\1{name}-", body)
     # Everything from the data in here was escaped by matplotlib's XML writer.
     return markupsafe.Markup(head + body.replace(_INK, "currentColor"))  # noqa: S704
 

@@ -76,8 +76,12 @@ def _comparison(given: values.Metrics | None) -> dict[str, Any] | None:
         return None
     intervals = given.details.get("intervals", {})
     rows = [
-        {"name": name, "value": sections.number(value), "interval": _interval(intervals.get(name))}
-        for name, value in given.values.items()
+        {
+            "name": name,
+            "value": sections.number(given.values.get(name, "")),
+            "interval": _interval(intervals.get(name)),
+        }
+        for name in dict.fromkeys([*given.values, *intervals])
     ]
     return {"metric": given.details.get("metric", ""), "rows": rows}
 
