@@ -104,7 +104,8 @@ def _beside(frame: pd.DataFrame, source: values.Table, names: list[str]) -> pd.D
     import pandas as pd
 
     passed = source.arrow.select([n for n in names if n not in frame.columns]).to_pandas()
-    return pd.concat([frame, passed], axis=1)
+    beside: pd.DataFrame = pd.concat([frame, passed], axis=1)
+    return beside
 
 
 def _report(features: values.FeaturePlan, names: list[str]) -> dict[str, Any]:

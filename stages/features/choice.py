@@ -98,7 +98,7 @@ def _gives_away(table: values.Table, column: str, target: str, sort: columns.Sor
     classes = frame[target].nunique()
     if sort == "number" or classes > FEW or frame[column].nunique() < classes:
         return False
-    return frame[column].nunique() == classes == len(frame.drop_duplicates())
+    return bool(frame[column].nunique() == classes == len(frame.drop_duplicates()))
 
 
 def _useful(

@@ -124,7 +124,7 @@ class Lags(kit.Stage, frozen=True):
             place: Any = frame.index
         else:
             place = frame.groupby(self.group, dropna=False).cumcount()
-        complete = frame[place >= reach].reset_index(drop=True)
+        complete: pd.DataFrame = frame[place >= reach].reset_index(drop=True)
         if complete.empty and added:
             raise TooFewRows(len(frame), reach)
         return complete

@@ -161,7 +161,7 @@ class Split(kit.Stage, frozen=True):
     def _labels(self, table: values.Table) -> pd.Series[str]:
         if self.target is None:
             raise columns.NoSuchColumn(["(no target given)"], table.columns, "$.target")
-        labels = table.arrow[self.target].to_pandas().astype(str)
+        labels: pd.Series[str] = table.arrow[self.target].to_pandas().astype(str)
         counts = labels.value_counts()
         if rare := [str(name) for name in counts.index[counts < _MEMBERS_AT_LEAST]]:
             raise RareClass(self.target, sorted(rare))

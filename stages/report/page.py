@@ -39,9 +39,14 @@ class Html(kit.Stage, frozen=True):
         details = metrics.details if metrics else {}
         learned = training.details if training else {}
         searched = search.data if search and isinstance(search.data, dict) else {}
-        reports = ((quality, "Data quality"), (profile, "Profile"), (features, "Features"))
-        reports = (*reports, (search, "Training"), (extra, "More"))
-        laid = [sections.report(given, name) for given, name in reports]
+        reports = {
+            "Data quality": quality,
+            "Profile": profile,
+            "Features": features,
+            "Training": search,
+            "More": extra,
+        }
+        laid = [sections.report(given, name) for name, given in reports.items()]
         page = {
             "title": self.title,
             "subtitle": self.subtitle,

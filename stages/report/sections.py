@@ -116,7 +116,9 @@ def confusion(details: dict[str, Any]) -> dict[str, Any] | None:
 
 def search(*sources: dict[str, Any]) -> dict[str, Any] | None:
     """Lay out the trials of a search, from the first source that has some."""
-    trials = next((s["trials"] for s in sources if isinstance(s.get("trials"), list)), [])
+    trials: list[dict[str, Any]] = next(
+        (s["trials"] for s in sources if isinstance(s.get("trials"), list)), []
+    )
     scored = [t for t in trials if isinstance(t.get("score"), int | float)]
     if not scored:
         return None
