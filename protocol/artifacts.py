@@ -8,7 +8,7 @@ import msgspec
 
 from protocol import wire
 
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$(?!\n)")]
 
 Kind = Literal[
     "table", "model", "metrics", "report", "text", "images", "list", "features", "predictions"

@@ -12,7 +12,7 @@ Placement = Literal["ray", "agent", "swarm"]
 CachePolicy = Literal["use", "refresh", "off"]
 Operator = Literal[">=", ">", "<=", "<", "==", "!="]
 
-Source = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_]{1,64})?$")]
+Source = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_]{1,64})?$(?!\n)")]
 """An upstream output: `stage`, or `stage.port`."""
 
 
@@ -45,7 +45,7 @@ class Retry(wire.Command, frozen=True):
 class Condition(wire.Command, frozen=True):
     """Run the stage only if a metric of an earlier stage (`stage.metric`) compares true."""
 
-    metric: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.[^\s]{1,128}$")]
+    metric: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\.[^\s]{1,128}$(?!\n)")]
     op: Operator
     value: float
 
@@ -79,7 +79,7 @@ class Stage(wire.Command, frozen=True, rename={"params": "with"}):
     """One step: `use` names the kind of work, `with` its parameters, `inputs` its data."""
 
     id: wire.Id
-    use: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$", max_length=128)]
+    use: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$(?!\n)", max_length=128)]
     params: dict[str, Any] = {}
     inputs: dict[str, Source] = {}
     needs: list[wire.Id] = []
@@ -101,7 +101,7 @@ class Stage(wire.Command, frozen=True, rename={"params": "with"}):
 class Pipeline(wire.Command, frozen=True):
     """A directed acyclic graph of stages."""
 
-    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+    name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
     stages: Annotated[list[Stage], msgspec.Meta(min_length=1)]
     version: str | None = None
     description: str | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from protocol import wire
 
 Code = Literal[
@@ -54,3 +56,11 @@ class Problem(wire.Fact, frozen=True):
     """Shortened, cause first; only for failures of a stage's own code."""
     problems: list[Problem] = []
     """All of them, where there are several; the outer one is the first."""
+
+
+def gather(found: list[Problem]) -> Problem:
+    """Make one problem of several: the first, carrying them all."""
+    first, *others = found
+    if not others:
+        return first
+    return msgspec.structs.replace(first, problems=found)

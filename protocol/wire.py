@@ -6,7 +6,8 @@ from typing import Annotated
 
 import msgspec
 
-Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+# Python's `$` also matches before a final line feed; the lookahead refuses one.
+Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 """A subject-safe identifier: no dots, spaces or wildcards, so it is one NATS token."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]

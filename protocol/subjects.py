@@ -1,0 +1,240 @@
+"""Owns every subject, stream, consumer and bucket name; nothing else spells one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import msgspec
+
+DEFAULT_PREFIX = "codeguardian"
+SERVICE = "ml-pipeline-manager"
+"""The services framework's name and queue group of the agent's endpoints."""
+CONTENT_TYPE = "Content-Type"
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
+
+
+class UnsafeToken(ValueError):
+    """A name cannot be one token of a subject."""
+
+    def __init__(self, token: str) -> None:
+        super().__init__(f"{token[:80]!r} is not subject-safe: use 1 to 64 of A-Z a-z 0-9 _ -")
+        self.token = token
+
+
+class EventPlace(msgspec.Struct, frozen=True):
+    """What the subject of an announced event says."""
+
+    run_id: str
+    scope: str
+    type: str
+
+
+class Subjects(msgspec.Struct, frozen=True):
+    """Every name under one prefix."""
+
+    prefix: str = DEFAULT_PREFIX
+
+    def __post_init__(self) -> None:
+        """Refuse a prefix that would not be plain tokens."""
+        if not _PREFIX.fullmatch(self.prefix):
+            raise UnsafeToken(self.prefix)
+
+    @property
+    def pipeline_request(self) -> str:
+        """Where a pipeline is requested and a RunAccepted is answered."""
+        return f"{self.prefix}.ml.pipeline.request"
+
+    @property
+    def pipeline_queue(self) -> str:
+        """Where a pipeline is requested without waiting for an answer."""
+        return f"{self.prefix}.ml.pipeline.queue"
+
+    def pipeline(self, action: str) -> str:
+        """Name an endpoint: `validate`, `status`, `list`, `cancel`, `resume` or `approve`."""
+        return f"{self.prefix}.ml.pipeline.{token(action)}"
+
+    @property
+    def stage_catalog(self) -> str:
+        """Where stages and templates are listed."""
+        return f"{self.prefix}.ml.stage.catalog"
+
+    def model(self, action: str) -> str:
+        """Name a model endpoint: `list`, `promote` or `rollback`."""
+        return f"{self.prefix}.ml.model.{token(action)}"
+
+    def run_journal(self, run_id: str) -> str:
+        """Where the commits of a run are appended."""
+        return f"{self.prefix}.ml.journal.{token(run_id)}"
+
+    @property
+    def all_journals(self) -> str:
+        """Match the journals of all runs."""
+        return f"{self.prefix}.ml.journal.*"
+
+    def event(self, run_id: str, scope: str, kind: str) -> str:
+        """Where one event is announced; `kind` is one token such as `succeeded`."""
+        return f"{self.prefix}.ml.event.{token(run_id)}.{token(scope)}.{token(kind)}"
+
+    def run_events(self, run_id: str) -> str:
+        """Match every announced event of a run."""
+        return f"{self.prefix}.ml.event.{token(run_id)}.>"
+
+    @property
+    def all_events(self) -> str:
+        """Match every announced event."""
+        return f"{self.prefix}.ml.event.>"
+
+    def progress(self, run_id: str, stage: str) -> str:
+        """Where a long stage tells how far it is."""
+        return f"{self.prefix}.ml.progress.{token(run_id)}.{token(stage)}"
+
+    def run_progress(self, run_id: str) -> str:
+        """Match the progress of every stage of a run."""
+        return f"{self.prefix}.ml.progress.{token(run_id)}.*"
+
+    def ticket(self, priority: int, run_id: str) -> str:
+        """Where an accepted run waits for an agent; internal."""
+        if not 0 <= priority <= 9:  # noqa: PLR2004 - the contract's range
+            raise UnsafeToken(str(priority))
+        return f"{self.prefix}.ml.ticket.{priority}.{token(run_id)}"
+
+    def tickets(self, priority: int | None = None) -> str:
+        """Match the tickets of one priority, or all; internal."""
+        return f"{self.prefix}.ml.ticket.{'*' if priority is None else priority}.*"
+
+    def nudge(self, run_id: str) -> str:
+        """Where the owner of a run is told of a command for it; internal."""
+        return f"{self.prefix}.ml.nudge.{token(run_id)}"
+
+    @property
+    def training_request(self) -> str:
+        """Where a specialist takes trainings."""
+        return f"{self.prefix}.ml.training.request"
+
+    @property
+    def training_cancel(self) -> str:
+        """Where a training is stopped."""
+        return f"{self.prefix}.ml.training.cancel"
+
+    def work(self, capability: str) -> str:
+        """Where assignments for a capability wait; a dotted stage name stays dotted."""
+        return ".".join([f"{self.prefix}.swarm.work", *map(token, capability.split("."))])
+
+    def report(self, assignment_id: str) -> str:
+        """Where an assignment is answered."""
+        return f"{self.prefix}.swarm.report.{token(assignment_id)}"
+
+    def presence(self, agent: str) -> str:
+        """Where an agent says that it is there."""
+        return f"{self.prefix}.swarm.presence.{token(agent)}"
+
+    def control(self, agent: str) -> str:
+        """Where an agent is drained or resized."""
+        return f"{self.prefix}.swarm.control.{token(agent)}"
+
+    def alert(self, severity: str) -> str:
+        """Where alerts of a severity go."""
+        return f"{self.prefix}.ml.alert.{token(severity)}"
+
+    @property
+    def all_alerts(self) -> str:
+        """Match every alert."""
+        return f"{self.prefix}.ml.alert.*"
+
+    @property
+    def deadletter(self) -> str:
+        """Where a rejected message goes."""
+        return f"{self.prefix}.ml.deadletter"
+
+    @property
+    def journal_stream(self) -> str:
+        """Name the stream of all journals."""
+        return self._upper("ML_JOURNAL")
+
+    @property
+    def tickets_stream(self) -> str:
+        """Name the work queue of accepted runs."""
+        return self._upper("ML_TICKETS")
+
+    @property
+    def intake_stream(self) -> str:
+        """Name the work queue of fire-and-forget requests."""
+        return self._upper("ML_INTAKE")
+
+    @property
+    def alerts_stream(self) -> str:
+        """Name the stream of alerts."""
+        return self._upper("ML_ALERTS")
+
+    @property
+    def deadletter_stream(self) -> str:
+        """Name the stream of rejected messages."""
+        return self._upper("ML_DEADLETTER")
+
+    @property
+    def work_stream(self) -> str:
+        """Name the work queue of assignments."""
+        return self._upper("SWARM_WORK")
+
+    @property
+    def reports_stream(self) -> str:
+        """Name the stream of assignment reports."""
+        return self._upper("SWARM_REPORTS")
+
+    @property
+    def presence_bucket(self) -> str:
+        """Name the key-value bucket of agents that are there."""
+        return f"{self.prefix.replace('.', '_')}_swarm_presence"
+
+    def tickets_consumer(self, priority: int) -> str:
+        """Name the durable consumer of one priority."""
+        return f"tickets-{priority}"
+
+    @property
+    def intake_consumer(self) -> str:
+        """Name the durable consumer of the intake."""
+        return "intake"
+
+    def read_event(self, subject: str) -> EventPlace | None:
+        """Take an event's subject apart; None if it is another kind of subject."""
+        parts = self._after(subject, "ml.event.")
+        return EventPlace(*parts) if len(parts) == 3 else None  # noqa: PLR2004 - run, scope, type
+
+    def read_journal(self, subject: str) -> str | None:
+        """Give the run of a journal's subject; None if it is another kind of subject."""
+        parts = self._after(subject, "ml.journal.")
+        return parts[0] if len(parts) == 1 else None
+
+    def read_ticket(self, subject: str) -> tuple[int, str] | None:
+        """Give priority and run of a ticket's subject; None if it is another kind of subject."""
+        parts = self._after(subject, "ml.ticket.")
+        if len(parts) != 2 or not re.fullmatch("[0-9]", parts[0]):  # noqa: PLR2004 - two tokens
+            return None
+        return int(parts[0]), parts[1]
+
+    def _after(self, subject: str, kind: str) -> list[str]:
+        start = f"{self.prefix}.{kind}"
+        parts = subject.removeprefix(start).split(".") if subject.startswith(start) else []
+        return parts if all(_TOKEN.fullmatch(part) for part in parts) else []
+
+    def _upper(self, name: str) -> str:
+        return f"{re.sub(r'[.-]', '_', self.prefix).upper()}_{name}"
+
+
+def token(text: str) -> str:
+    """Give the text back if it can be one token of a subject; raise UnsafeToken if not."""
+    if not _TOKEN.fullmatch(text):
+        raise UnsafeToken(text)
+    return text
+
+
+def run_id_for(requester: str, request_id: str) -> str:
+    """Name the run of a request: the same request is the same run, on any agent."""
+    # The length keeps ("a", "b/c") and ("a/b", "c") apart.
+    named = f"{len(requester)}:{requester}/{request_id}"
+    digest = hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", request_id).strip("-")[:32].rstrip("-")
+    return f"run-{slug}-{digest}" if slug else f"run-{digest}"
