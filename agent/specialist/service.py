@@ -95,8 +95,11 @@ class Specialist:
         job = jobs.Job(request, self._kept, self._local, self._send, self._heartbeat_s)
         job.attach(listener)
         self._jobs[request.training_id] = job
-        job.start(done=lambda job: self._jobs.pop(job.request.training_id))
+        job.start(done=self._forget)
         log.info("training.accepted", training=request.training_id, model=request.model)
+
+    def _forget(self, job: jobs.Job) -> None:
+        del self._jobs[job.request.training_id]
 
     async def _on_cancel(self, message: Msg) -> None:
         """Answer in a task of its own: stopping takes a while, and more may be asked."""

@@ -119,7 +119,7 @@ class SpecialistExecutor:
         """Ask until there is an answer that asking again would not change."""
         async for turn in tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(ATTEMPTS),
-            wait=tenacity.wait_exponential_jitter(initial=BACKOFF_S, max=10.0, jitter=BACKOFF_S),
+            wait=tenacity.wait_exponential_jitter(multiplier=BACKOFF_S, max=10.0, jitter=BACKOFF_S),
             retry=tenacity.retry_if_exception(_worth_another_try),
             before_sleep=lambda state: log.warning(
                 "training.asked_again",

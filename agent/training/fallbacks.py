@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from agent.artifacts import store
 from agent.run import effects
+from agent.specialist import estimators
 from agent.training import requests
 from protocol import artifacts
 from stages import models, values
@@ -45,7 +46,7 @@ def _baseline(
 
     stage, ref = asked
     table = kept.get(ref)
-    classifier = (stage.task or _task_of(stage.model)) == "classification"
+    classifier = estimators.is_classifier(estimators.named(stage.model))
     estimator = dummy.DummyClassifier() if classifier else dummy.DummyRegressor()
     frame = table.pandas()
     estimator.fit(frame.drop(columns=[stage.target]), frame[stage.target])
@@ -63,7 +64,3 @@ def _baseline(
         libraries=models.library_versions("scikit-learn", "numpy", "skops"),
     )
     return f"baseline {card.estimator}", models.Model.from_sklearn(estimator, card)
-
-
-def _task_of(estimator: str) -> str:
-    return "regression" if "Regress" in estimator or estimator.endswith("SVR") else "classification"

@@ -46,7 +46,7 @@ def end(process: subprocess.Popen) -> None:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory):
+def server_url():
     port = free_port()
     program = shutil.which("nats-server") or str(
         pathlib.Path(sys.executable).with_name("nats-server")
@@ -151,7 +151,7 @@ class Asker:
 
 
 @pytest.fixture
-async def asker(server_url, specialist, tmp_path):
+async def asker(server_url, specialist, tmp_path):  # noqa: ARG001 - it must run
     client = await nats.connect(server_url)
     one = Asker(client, tmp_path / "artifacts")
     await one.open()

@@ -158,7 +158,7 @@ async def test_an_id_used_for_two_requests_is_a_conflict(asker):
 
 async def test_a_cancelled_training_is_proved_to_have_stopped(asker, specialist):
     await asker.send(asker.request("stop-1", noise(), **SLOW))
-    while not (workers := specialist.trial_workers()):
+    while not (workers := specialist.trial_workers()):  # noqa: ASYNC110 - another process
         await asyncio.sleep(0.05)
     await asker.send({"training_id": "stop-1"}, "training.cancel")
     found = None

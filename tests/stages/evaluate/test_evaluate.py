@@ -1,5 +1,7 @@
 """Owns the claims about the evaluation stages."""
 
+# ruff: noqa: PD011 - the values of metrics, not of a data frame
+
 from __future__ import annotations
 
 import numpy as np
