@@ -1,0 +1,242 @@
+"""Owns what an Orchestrator's author uses: ask the agent for runs and follow them."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any, TypeVar
+
+import msgspec
+import nats
+import nats.errors
+from nats.aio.client import Client as Nats
+
+from protocol import codec, commands, events, following, pipelines, problems, subjects
+
+T = TypeVar("T")
+
+Entry = following.Entry
+Raw = following.Raw
+
+
+class ClientError(Exception):
+    """The agent could not be asked, or said no."""
+
+    def __init__(self, problem: problems.Problem) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+
+
+class Refused(ClientError):
+    """The agent refused; `problem` says why, and carries all problems where there are several."""
+
+
+class AgentUnavailable(ClientError):
+    """No agent is on the bus."""
+
+    def __init__(self, subject: str) -> None:
+        message = f"no agent answers on {subject}"
+        super().__init__(problems.Problem("unavailable", message, retryable=True))
+
+
+class NoAnswer(ClientError):
+    """An agent is on the bus but did not answer in time; the request may have been taken."""
+
+    def __init__(self, subject: str, after_s: float) -> None:
+        hint = "send the same request_id again: it is the same run"
+        message = f"no answer on {subject} after {after_s:g} s"
+        super().__init__(problems.Problem("timeout", message, hint=hint, retryable=True))
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    url: str = "nats://127.0.0.1:4222",
+    *,
+    prefix: str = subjects.DEFAULT_PREFIX,
+    timeout_s: float = 5.0,
+    **options: Any,
+) -> AsyncIterator[Client]:
+    """Connect while the context lasts; `options` (credentials, nkey, TLS) go to `nats.connect`."""
+    defaults = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.1, "allow_reconnect": True}
+    connection = await nats.connect(url, **{**defaults, **options})
+    try:
+        yield Client(connection, prefix=prefix, timeout_s=timeout_s)
+    finally:
+        await connection.close()
+
+
+class Client:
+    """Talks to the agent over a connection that is open."""
+
+    def __init__(
+        self, connection: Nats, *, prefix: str = subjects.DEFAULT_PREFIX, timeout_s: float = 5.0
+    ) -> None:
+        self.names = subjects.Subjects(prefix)
+        self._nats = connection
+        self._timeout_s = timeout_s
+
+    async def submit(
+        self,
+        request: commands.PipelineRequest | None = None,
+        *,
+        pipeline: pipelines.Pipeline | dict[str, Any] | None = None,
+        template: str | None = None,
+        params: dict[str, Any] | None = None,
+        options: pipelines.Options | dict[str, Any] | None = None,
+        request_id: str | None = None,
+        requester: str = "client",
+    ) -> commands.RunAccepted:
+        """Ask for a run, by a whole request or by its parts; it is on disk when this returns."""
+        if request is None:
+            request = make_request(
+                pipeline=pipeline,
+                template=template,
+                params=params,
+                options=options,
+                request_id=request_id,
+                requester=requester,
+            )
+        return await self._ask(self.names.pipeline_request, request, commands.RunAccepted)
+
+    async def enqueue(self, request: commands.PipelineRequest) -> str:
+        """Leave a request in the queue, agent or not, and give the id that its run will have."""
+        stream = self._nats.jetstream(timeout=self._timeout_s)
+        headers = {"Nats-Msg-Id": request.request_id, subjects.CONTENT_TYPE: codec.JSON}
+        await stream.publish(self.names.pipeline_queue, codec.encode(request), headers=headers)
+        return subjects.run_id_for(request.requester, request.request_id)
+
+    async def validate(self, request: commands.PipelineRequest) -> commands.ValidationReport:
+        """Ask for all the problems of a request, and what the cache would give."""
+        return await self._ask(self.names.pipeline("validate"), request, commands.ValidationReport)
+
+    async def status(self, run_id: str) -> commands.RunStatus:
+        """Ask where a run stands."""
+        query = commands.RunQuery(run_id=run_id)
+        return await self._ask(self.names.pipeline("status"), query, commands.RunStatus)
+
+    async def list(self, query: commands.RunListQuery | None = None) -> commands.RunList:
+        """Ask for runs, newest first."""
+        asked = query or commands.RunListQuery()
+        return await self._ask(self.names.pipeline("list"), asked, commands.RunList)
+
+    async def cancel(
+        self, run_id: str, *, by: str = "client", reason: str = "", grace_s: float = 5.0
+    ) -> commands.RunStatus:
+        """Stop a run; its `cancelled` event is the receipt."""
+        command = commands.Cancel(run_id=run_id, by=by, reason=reason, grace_s=grace_s)
+        return await self._ask(self.names.pipeline("cancel"), command, commands.RunStatus)
+
+    async def resume(
+        self,
+        run_id: str,
+        *,
+        by: str = "client",
+        from_stage: str | None = None,
+        params: dict[str, dict[str, Any]] | None = None,
+        backfill: bool = False,
+    ) -> commands.RunStatus:
+        """Go on with a failed or cancelled run."""
+        command = commands.Resume(
+            run_id=run_id, by=by, from_stage=from_stage, params=params or {}, backfill=backfill
+        )
+        return await self._ask(self.names.pipeline("resume"), command, commands.RunStatus)
+
+    async def approve(
+        self,
+        run_id: str,
+        stage: str,
+        *,
+        by: str = "client",
+        approved: bool = True,
+        comment: str = "",
+    ) -> commands.RunStatus:
+        """Answer a gate."""
+        command = commands.Approve(
+            run_id=run_id, stage=stage, by=by, approved=approved, comment=comment
+        )
+        return await self._ask(self.names.pipeline("approve"), command, commands.RunStatus)
+
+    async def catalog(self, prefix: str = "") -> commands.StageCatalog:
+        """Ask which stages and templates there are."""
+        query = commands.CatalogQuery(prefix=prefix)
+        return await self._ask(self.names.stage_catalog, query, commands.StageCatalog)
+
+    def follow(self, run_id: str, *, from_start: bool = True) -> AsyncIterator[Entry]:
+        """Read a run's events from its journal, then live, until the run is over."""
+        return following.follow(self._nats, self.names, run_id, from_start=from_start)
+
+    def tail(
+        self,
+        *,
+        run_id: str | None = None,
+        stage: str | None = None,
+        kind: str | None = None,
+        from_start: bool = False,
+    ) -> AsyncIterator[Entry]:
+        """Read the events of all runs, or those that match, without end.
+
+        `kind` is a type's last token, as `failed`, or all of it, as `stage.failed`.
+        """
+        wanted = following.Filter(run_id=run_id, scope=stage, kind=kind)
+        return following.tail(self._nats, self.names, wanted, from_start=from_start)
+
+    def journal(self, run_id: str) -> AsyncIterator[Raw]:
+        """Read a run's commits as they are stored, up to now."""
+        return following.stored(self._nats, self.names, self.names.run_journal(run_id))
+
+    async def progress(self, run_id: str) -> AsyncIterator[events.Progress]:
+        """Read how far a run's stages are, as it is told; without end."""
+        subscription = await self._nats.subscribe(self.names.run_progress(run_id))
+        try:
+            async for message in subscription.messages:
+                with contextlib.suppress(codec.ProtocolError):  # lossy by nature: skip, go on
+                    yield codec.decode(message.data, events.Progress)
+        finally:
+            await subscription.unsubscribe()
+
+    async def _ask(self, subject: str, command: msgspec.Struct, kind: type[T]) -> T:
+        headers = {subjects.CONTENT_TYPE: codec.JSON}
+        try:
+            reply = await self._nats.request(
+                subject, codec.encode(command), timeout=self._timeout_s, headers=headers
+            )
+        except nats.errors.NoRespondersError as error:
+            raise AgentUnavailable(subject) from error
+        except nats.errors.TimeoutError as error:
+            raise NoAnswer(subject, self._timeout_s) from error
+        given = reply.headers or {}
+        if "Nats-Service-Error-Code" in given:
+            raise Refused(_problem(reply.data, given.get("Nats-Service-Error", "")))
+        return codec.decode(reply.data, kind, given.get(subjects.CONTENT_TYPE))
+
+
+def make_request(
+    *,
+    pipeline: pipelines.Pipeline | dict[str, Any] | None = None,
+    template: str | None = None,
+    params: dict[str, Any] | None = None,
+    options: pipelines.Options | dict[str, Any] | None = None,
+    request_id: str | None = None,
+    requester: str = "client",
+) -> commands.PipelineRequest:
+    """Make a request of its parts, with an id of its own if none is given.
+
+    Raises codec.ProtocolError if the parts don't make one.
+    """
+    parts = {
+        "request_id": request_id or uuid.uuid4().hex,
+        "requester": requester,
+        "pipeline": pipeline,
+        "template": template,
+        "params": params or {},
+        "options": options or {},
+    }
+    return codec.decode(msgspec.json.encode(parts), commands.PipelineRequest)
+
+
+def _problem(body: bytes, text: str) -> problems.Problem:
+    try:
+        return codec.decode(body, problems.Problem)
+    except codec.ProtocolError:
+        return problems.Problem("internal", text or "the agent refused without saying why")
