@@ -24,3 +24,12 @@ class ArtifactCorrupt(ArtifactError):
         self.digest = digest
         self.uri = uri
         self.found = found
+
+
+class ForeignArtifact(ArtifactError):
+    """A reference leads outside of the configured store."""
+
+    def __init__(self, uri: str, store: str) -> None:
+        super().__init__(f"artifact {uri} is not in the store {store}: it is not read")
+        self.uri = uri
+        self.store = store

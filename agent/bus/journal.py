@@ -1,0 +1,151 @@
+"""Owns the journal stream: guarded appends, and exact reads, of the commits of every run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import nats.errors
+import nats.js.errors
+import structlog
+from nats.aio.client import Client
+from nats.js import JetStreamContext, api
+
+from protocol import subjects
+
+log = structlog.get_logger()
+
+_WRONG_LAST_SEQUENCE = 10071
+_EXPECTED = "Nats-Expected-Last-Subject-Sequence"
+_MESSAGE_ID = "Nats-Msg-Id"
+_TIMEOUT_S = 5.0
+
+
+class Fenced(Exception):
+    """Somebody else has appended to the run's journal: the appender's view of it is stale."""
+
+    def __init__(self, run_id: str, expected: int) -> None:
+        super().__init__(f"the journal of run {run_id!r} has moved on from sequence {expected}")
+        self.run_id = run_id
+        self.expected = expected
+
+
+class Unavailable(Exception):
+    """The journal cannot be reached; nothing is known to be lost or stored."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the journal cannot be reached: {reason}")
+
+
+class Journal:
+    """Appends and reads commits."""
+
+    def __init__(self, nc: Client, names: subjects.Subjects) -> None:
+        self._nc = nc
+        self._js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT_S)
+        self._names = names
+
+    async def append(self, run_id: str, data: bytes, *, expected: int, message_id: str) -> int:
+        """Append a commit after sequence `expected` of the run's subject (0: the first).
+
+        Raises Fenced if the subject has moved on, Unavailable if no answer came. An append whose
+        acknowledgement was lost can be repeated: the same message id is recognised.
+        """
+        headers = {_EXPECTED: str(expected), _MESSAGE_ID: message_id}
+        try:
+            ack = await self._js.publish(
+                self._names.run_journal(run_id),
+                data,
+                stream=self._names.journal_stream,
+                headers=headers,
+            )
+        except nats.js.errors.APIError as error:
+            if error.err_code != _WRONG_LAST_SEQUENCE:
+                raise Unavailable(str(error.description)) from error
+            return await self._already_stored(run_id, data, expected)
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise Unavailable(type(error).__name__) from error
+        return int(ack.seq)
+
+    async def _already_stored(self, run_id: str, data: bytes, expected: int) -> int:
+        """Tell a lost acknowledgement from a fence: is the last commit the very one?"""
+        last = await self.last(run_id)
+        if last is not None and last[1] == data:
+            return last[0]
+        raise Fenced(run_id, expected)
+
+    async def last(self, run_id: str) -> tuple[int, bytes] | None:
+        """Give the last commit as (sequence, bytes), or None."""
+        try:
+            message = await self._js.get_last_msg(
+                self._names.journal_stream, self._names.run_journal(run_id), direct=True
+            )
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(type(error).__name__) from error
+        return int(message.seq or 0), message.data or b""
+
+    async def read(self, run_id: str) -> list[tuple[int, bytes]]:
+        """Give all commits of a run as (sequence, bytes), first to last."""
+        last = await self.last(run_id)
+        if last is None:
+            return []
+        try:
+            return await self._read_until(run_id, last[0])
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(type(error).__name__) from error
+
+    async def _read_until(self, run_id: str, end: int) -> list[tuple[int, bytes]]:
+        subscription = await self._js.subscribe(
+            self._names.run_journal(run_id), ordered_consumer=True
+        )
+        found: list[tuple[int, bytes]] = []
+        try:
+            while not found or found[-1][0] < end:
+                message = await subscription.next_msg(timeout=_TIMEOUT_S)
+                found.append((message.metadata.sequence.stream, message.data))
+        finally:
+            await subscription.unsubscribe()
+        return found
+
+    async def watch(
+        self,
+        take: Callable[[str, bytes], Awaitable[None]],
+        caught_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Hand every commit of every run over, from the stream's start and on, until cancelled."""
+        done = 0
+        while True:
+            with contextlib.suppress(nats.errors.Error, nats.js.errors.APIError, TimeoutError):
+                done = await self._watch_from(done, take, caught_up)
+            await asyncio.sleep(0.2)  # the broker is away; go on from where we were
+
+    async def _watch_from(
+        self,
+        done: int,
+        take: Callable[[str, bytes], Awaitable[None]],
+        caught_up: Callable[[], None],
+    ) -> int:
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=done + 1
+        )
+        subscription = await self._js.subscribe(
+            self._names.all_journals, ordered_consumer=True, config=config
+        )
+        try:
+            state = (await self._js.stream_info(self._names.journal_stream)).state
+            if state.last_seq <= done or state.messages == 0:
+                caught_up()
+            async for message in subscription.messages:
+                run_id = self._names.read_journal(message.subject)
+                if run_id is not None:
+                    await take(run_id, message.data)
+                done = message.metadata.sequence.stream
+                if message.metadata.num_pending == 0:
+                    caught_up()
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+        return done

@@ -1,0 +1,111 @@
+"""Owns what the agent knows of the kinds of stages: their shapes, their parameters, their cards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from agent.run import plan
+from protocol import codec, commands, pipelines, problems
+from stages import kit, registry
+
+
+class Catalog:
+    """The kinds of stages this agent can run, and the limits on pipelines made of them."""
+
+    def __init__(
+        self, *, max_stages: int = 10_000, max_fan_out: int = 10_000, modules: tuple[str, ...] = ()
+    ) -> None:
+        for module in modules:
+            registry.register(module)
+        self._definitions: Mapping[str, kit.Definition] = registry.stages()
+        self._shapes = {name: _shape(item) for name, item in self._definitions.items()}
+        self._max_stages = max_stages
+        self._max_fan_out = max_fan_out
+
+    def definition(self, name: str) -> kit.Definition:
+        """Look a kind of stage up; raises registry.UnknownStage."""
+        return registry.get(name)
+
+    def plan(self, pipeline: pipelines.Pipeline) -> plan.Plan:
+        """Plan a pipeline; raises plan.InvalidPipeline with all its problems."""
+        return plan.plan(
+            pipeline, self._shapes, max_stages=self._max_stages, max_fan_out=self._max_fan_out
+        )
+
+    def problems(self, pipeline: pipelines.Pipeline) -> list[problems.Problem]:
+        """Find everything that is wrong with a pipeline: its graph and its stages' parameters."""
+        found: list[problems.Problem] = []
+        try:
+            self.plan(pipeline)
+        except plan.InvalidPipeline as invalid:
+            found += invalid.problems
+        for index, stage in enumerate(pipeline.stages):
+            found += self._param_problems(index, stage)
+        return found
+
+    def _param_problems(self, index: int, stage: pipelines.Stage) -> list[problems.Problem]:
+        definition = self._definitions.get(stage.use)
+        if definition is None:
+            return []  # the plan has said so
+        given = dict(stage.params)
+        path = f"$.pipeline.stages[{index}]"
+        found = _placement_problems(stage, path)
+        missing = f"{path}.with.{stage.for_each.into}" if stage.for_each else None
+        for problem in codec.diagnose(given, definition.cls, path=f"{path}.with"):
+            if problem.path != missing:  # comes with each element
+                found.append(problem)
+        return found
+
+    def cards(self, prefix: str = "") -> list[commands.StageCard]:
+        """Describe the kinds of stages, by name."""
+        chosen = (d for name, d in sorted(self._definitions.items()) if name.startswith(prefix))
+        return [_card(definition) for definition in chosen]
+
+
+def _placement_problems(stage: pipelines.Stage, path: str) -> list[problems.Problem]:
+    if stage.placement != "swarm":
+        return []
+    return [
+        problems.Problem(
+            code="unavailable",
+            message="this agent does not distribute stages over a swarm",
+            path=f"{path}.placement",
+            hint='leave placement out, or say "ray"',
+        )
+    ]
+
+
+def _shape(definition: kit.Definition) -> plan.Shape:
+    return plan.Shape(
+        inputs=tuple(_port(port) for port in definition.inputs),
+        outputs=tuple(_port(port) for port in definition.outputs),
+        effects=definition.effects,
+        delegated=definition.delegated,
+    )
+
+
+def _port(port: kit.Port) -> plan.Port:
+    return plan.Port(name=port.name, kind=port.kind, optional=port.optional, many=port.many)
+
+
+def _card(definition: kit.Definition) -> commands.StageCard:
+    return commands.StageCard(
+        name=definition.name,
+        summary=definition.summary,
+        inputs=[_wire_port(port) for port in definition.inputs],
+        outputs=[_wire_port(port) for port in definition.outputs],
+        params=params_schema(definition.cls),
+        cacheable=definition.cacheable,
+    )
+
+
+def _wire_port(port: kit.Port) -> commands.Port:
+    return commands.Port(name=port.name, kind=port.kind, optional=port.optional, many=port.many)
+
+
+def params_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """Give the JSON Schema of a stage's parameters."""
+    return msgspec.json.schema(struct)

@@ -1,0 +1,234 @@
+"""Owns one run while this agent holds it: feeds the core, writes what it says, does what it wants."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import structlog
+
+from agent.bus import announce
+from agent.conductor import ledger, scribe
+from agent.execution import base
+from agent.run import effects, stimuli
+from protocol import events, problems, swarm
+
+log = structlog.get_logger()
+
+Outcome = Literal["ended", "parked"]
+WriterFactory = Callable[[scribe.OnLost], scribe.Scribe]
+
+
+class OwnershipLost(Exception):
+    """Another agent appended to the run's journal under a newer epoch."""
+
+    def __init__(self, run_id: str) -> None:
+        super().__init__(f"another agent owns run {run_id!r} now")
+        self.run_id = run_id
+
+
+class Conductor:
+    """Conducts one run. Everything that happens comes in by `feed`, one stimulus at a time."""
+
+    def __init__(
+        self,
+        book: ledger.Ledger,
+        writer: WriterFactory,
+        executors: Mapping[effects.Placement, base.Executor],
+        announcer: announce.Announcer,
+        clock: scribe.Clock,
+    ) -> None:
+        self.machine = book.machine
+        self.run_id = book.machine.state.run_id
+        self.scribe = writer(self._lost)
+        self._executors = executors
+        self._announcer = announcer
+        self._clock = clock
+        self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._attempts: dict[effects.WorkKey, asyncio.Task[None]] = {}
+        self._works: dict[effects.WorkKey, effects.Work] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+
+    async def conduct(self, owner: str) -> Outcome:
+        """Take the run and see it to its end, or until it waits for a person.
+
+        Raises OwnershipLost when another agent has taken it over.
+        """
+        try:
+            self.feed(stimuli.Taken(owner, self.scribe.epoch), cause=f"agents/{owner}")
+            return await self._done
+        finally:
+            await self._let_go()
+
+    def feed(self, stimulus: stimuli.Stimulus, cause: str) -> None:
+        """Let something happen to the run."""
+        if self._done.done():
+            return
+        facts, wanted = self.machine.handle(stimulus, self._clock(), cause)
+        for fact in facts:
+            self._log(fact)
+        deferred = [effect for effect in wanted if _waits_for_commit(effect)]
+        self.scribe.record(facts, [self._action(effect) for effect in deferred])
+        for effect in wanted:
+            if not _waits_for_commit(effect):
+                self._perform(effect)
+
+    def _action(self, effect: effects.Effect) -> scribe.Action:
+        return lambda: self._perform(effect)
+
+    def _perform(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Launch(work=work):
+                self._works[work.key] = work
+                self._attempts[work.key] = asyncio.create_task(self._attempt(work))
+            case effects.Stop(key=key, force=force):
+                self._errand(self._stop(key, force=force))
+            case effects.SetTimer(name=name, at=at):
+                self._set_timer(name, at)
+            case effects.ClearTimer(name=name):
+                self._clear_timer(name)
+            case effects.Warn():
+                self._errand(self._announcer.alert(self._alert(effect)))
+            case effects.Park():
+                self._finish("parked")
+            case effects.End():
+                self._finish("ended")
+
+    def _finish(self, outcome: Outcome) -> None:
+        if not self._done.done():
+            self._done.set_result(outcome)
+
+    def _lost(self, cause: BaseException) -> None:
+        if not self._done.done():
+            lost = OwnershipLost(self.run_id)
+            lost.__cause__ = cause
+            self._done.set_exception(lost)
+
+    async def _attempt(self, work: effects.Work) -> None:
+        try:
+            outcome = await self._executors[work.placement].run(work, _Watcher(self, work.key))
+        except Exception:  # a defect of an executor must not lose the run
+            log.exception("attempt.broke", run=self.run_id, stage=work.key.stage)
+            outcome = base.Failed(problems.Problem(code="internal", message="the executor broke"))
+        self._attempts.pop(work.key, None)
+        self._works.pop(work.key, None)
+        self.feed(_stimulus(work.key, outcome), cause=_place(work.key))
+
+    async def _stop(self, key: effects.WorkKey, *, force: bool) -> None:
+        work = self._works.get(key)
+        if work is not None:
+            await self._executors[work.placement].stop(key, force=force)
+
+    def _set_timer(self, name: str, at: dt.datetime) -> None:
+        self._clear_timer(name)
+        delay = max(0.0, (at - self._clock()).total_seconds())
+        self._timers[name] = asyncio.get_running_loop().call_later(delay, self._fire, name)
+
+    def _clear_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _fire(self, name: str) -> None:
+        self._timers.pop(name, None)
+        self.feed(stimuli.TimerFired(name), cause=f"timers/{name}")
+
+    def _alert(self, warning: effects.Warn) -> swarm.Alert:
+        return swarm.Alert(
+            severity=warning.severity,
+            at=self._clock(),
+            message=warning.message,
+            run_id=self.run_id,
+            stage=warning.stage,
+        )
+
+    def _errand(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("errand.failed", run=self.run_id, error=str(task.exception()))
+
+    async def _let_go(self) -> None:
+        """Stop what still runs here: after an end nothing does, after a loss everything must."""
+        for name in list(self._timers):
+            self._clear_timer(name)
+        attempts = list(self._attempts.items())
+        await asyncio.gather(
+            *(self._stop(key, force=True) for key, _ in attempts), return_exceptions=True
+        )
+        for _, task in attempts:
+            task.cancel()
+        await asyncio.gather(*(task for _, task in attempts), return_exceptions=True)
+        lost = self._done.done() and not self._done.cancelled() and self._done.exception()
+        if lost:
+            self.scribe.abandon()
+        else:
+            await self.scribe.flush()
+
+    def _log(self, fact: events.AnyEvent) -> None:
+        kind = str(fact.__struct_config__.tag)
+        log.info(kind, run=self.run_id, stage=fact.scope, cause=fact.cause)
+
+
+class _Watcher:
+    """Passes on what one attempt tells while it runs."""
+
+    def __init__(self, conductor: Conductor, key: effects.WorkKey) -> None:
+        self._conductor = conductor
+        self._key = key
+
+    def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
+        told = events.Progress(
+            run_id=self._key.run_id,
+            stage=self._key.stage,
+            element=self._key.element,
+            at=self._conductor._clock(),  # noqa: SLF001 - the conductor's own half
+            fraction=fraction,
+            message=message,
+            metrics=dict(metrics),
+        )
+        self._conductor._errand(self._conductor._announcer.progress(told))  # noqa: SLF001 - the same
+
+    def note(self, fact: str, details: Mapping[str, Any]) -> None:
+        noted = stimuli.WorkNoted(self._key, fact, dict(details))
+        self._conductor.feed(noted, cause=_place(self._key))
+
+
+def _waits_for_commit(effect: effects.Effect) -> bool:
+    match effect:
+        case effects.Launch(after_commit=wait):
+            return wait
+        case effects.Park() | effects.End():
+            return True
+    return False
+
+
+def _place(key: effects.WorkKey) -> str:
+    element = "" if key.element is None else f"[{key.element}]"
+    return f"stages/{key.stage}{element}/attempts/{key.attempt}"
+
+
+def _stimulus(key: effects.WorkKey, outcome: base.Outcome) -> stimuli.Stimulus:
+    match outcome:
+        case base.Succeeded():
+            return stimuli.WorkSucceeded(
+                key,
+                outputs=outcome.outputs,
+                metrics=outcome.metrics,
+                duration_s=outcome.duration_s,
+                usage=outcome.usage,
+                cached=outcome.cached,
+                cache_key=outcome.cache_key,
+                code_version=outcome.code_version,
+            )
+        case base.Failed():
+            return stimuli.WorkFailed(key, outcome.problem, outcome.log)
+        case base.Halted():
+            return stimuli.WorkStopped(key, outcome.how, outcome.where)

@@ -1,0 +1,159 @@
+"""Owns the writing of one run's journal: events gather into commits, one commit in flight at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import datetime as dt
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+import tenacity
+
+from agent.bus import announce, journal
+from protocol import chain, codec, events
+
+log = structlog.get_logger()
+
+Clock = Callable[[], dt.datetime]
+Action = Callable[[], None]
+OnLost = Callable[[BaseException], None]
+
+MAX_EVENTS = 512
+"""Of one commit; a wide fan-out goes into several, each well under the server's max payload."""
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Where a journal ends: the stream sequence, number and digest of its last commit."""
+
+    sequence: int = 0
+    number: int = 0
+    digest: str = ""
+
+
+class _Entry(msgspec.Struct):
+    events: Sequence[events.AnyEvent]
+    then: Sequence[Action]
+
+
+class Scribe:
+    """Writes what happens to one run, in order, under one epoch.
+
+    `record` returns at once. A commit takes everything that was recorded while the one before it
+    was on its way, so the journal costs one append at a time however fast the run is.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        owner: str,
+        epoch: int,
+        position: Position,
+        *,
+        journal: journal.Journal,
+        announcer: announce.Announcer,
+        clock: Clock,
+        max_bytes: int,
+        on_lost: OnLost,
+    ) -> None:
+        self.run_id = run_id
+        self.epoch = epoch
+        self.position = position
+        self._owner = owner
+        self._journal = journal
+        self._announcer = announcer
+        self._clock = clock
+        self._max_bytes = max_bytes
+        self._on_lost = on_lost
+        self._pending: collections.deque[_Entry] = collections.deque()
+        self._writer: asyncio.Task[None] | None = None
+
+    def record(self, facts: Sequence[events.AnyEvent], then: Sequence[Action] = ()) -> None:
+        """Add events to the next commit; do `then` once it is stored."""
+        if not facts and not then:
+            return
+        self._pending.append(_Entry(facts, then))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._write(), name=f"scribe {self.run_id}")
+
+    async def flush(self) -> None:
+        """Wait until everything recorded so far is stored, or ownership is lost."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    def abandon(self) -> None:
+        """Write no more: somebody else owns the run."""
+        self._pending.clear()
+        if self._writer is not None:
+            self._writer.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while self._pending:
+                await self._commit(self._gather())
+        except journal.Fenced as fenced:
+            self._pending.clear()
+            self._on_lost(fenced)
+        finally:
+            self._writer = None
+
+    def _gather(self) -> list[_Entry]:
+        batch = [self._pending.popleft()]
+        count = len(batch[0].events)
+        while self._pending and count + len(self._pending[0].events) <= MAX_EVENTS:
+            batch.append(self._pending.popleft())
+            count += len(batch[-1].events)
+        return batch
+
+    async def _commit(self, batch: list[_Entry]) -> None:
+        facts = [fact for entry in batch for fact in entry.events]
+        await self._store(facts)
+        for entry in batch:
+            for action in entry.then:
+                action()
+
+    async def _store(self, facts: list[events.AnyEvent]) -> None:
+        if not facts:
+            return
+        commit = self._compose(facts)
+        data = codec.encode(commit)
+        if len(data) > self._max_bytes and len(facts) > 1:
+            middle = len(facts) // 2
+            await self._store(facts[:middle])
+            await self._store(facts[middle:])
+            return
+        sequence = await self._append(commit, data)
+        self.position = Position(sequence, commit.number, chain.digest(data))
+        await self._announcer.commit(commit)
+
+    def _compose(self, facts: list[events.AnyEvent]) -> events.Commit:
+        return events.Commit(
+            run_id=self.run_id,
+            number=self.position.number + 1,
+            epoch=self.epoch,
+            owner=self._owner,
+            at=self._clock(),
+            previous=self.position.digest,
+            events=facts,
+        )
+
+    async def _append(self, commit: events.Commit, data: bytes) -> int:
+        """Append until it is stored: a broker that is away only makes the run wait."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception_type(journal.Unavailable),
+            wait=tenacity.wait_exponential(multiplier=0.05, max=2),
+            before_sleep=self._waiting,
+            reraise=True,
+        )
+        message_id = f"{self.run_id}-{commit.number}-{self.epoch}"
+        return await retrying(
+            self._journal.append,
+            self.run_id,
+            data,
+            expected=self.position.sequence,
+            message_id=message_id,
+        )
+
+    def _waiting(self, state: tenacity.RetryCallState) -> None:
+        log.warning("journal.unavailable", run=self.run_id, attempt=state.attempt_number)
