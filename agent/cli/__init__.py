@@ -1,0 +1,1 @@
+from agent.cli.app import main as main

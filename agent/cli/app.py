@@ -1,0 +1,61 @@
+"""Owns the program `mlpm`: its commands, and how it ends."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from agent.cli import console, inspection, local, orders, session, tracing, watching
+
+INTERRUPTED = 128 + signal.SIGINT
+COMMON = """These stand anywhere: [bold]--json[/] (for programs; nothing else on standard output),
+[bold]--config FILE[/], [bold]--set KEY=VALUE[/] (again for more), [bold]--url NATS-URL[/].
+
+Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no agent can be reached."""
+
+app = typer.Typer(
+    name="mlpm",
+    help="Durable, cached, observable ML pipelines on Ray, one NATS message away.",
+    epilog=COMMON,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS = {
+    "Start": (local.up, local.demo),
+    "Ask for work": (
+        orders.run,
+        orders.validate,
+        orders.cancel,
+        orders.resume,
+        orders.approve,
+        orders.deny,
+    ),
+    "Watch": (inspection.runs, inspection.status, watching.events, tracing.why, tracing.verify),
+    "Look things up": (inspection.stages, inspection.templates, local.schema),
+    "Look after it": (local.doctor, local.config, local.gc),
+}
+for panel, functions in COMMANDS.items():
+    for function in functions:
+        app.command(rich_help_panel=panel)(function)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and exit with its code."""
+    options, rest = session.split(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(rest, obj=session.Session(options), standalone_mode=True)
+    except console.Stop as stop:
+        console.report(stop.problem, as_json=options.json)
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+    sys.exit(0)

@@ -1,0 +1,52 @@
+"""Owns the doctor's questions to what is running: does the agent answer, does a specialist."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import nats.errors
+
+from agent import doctor
+from agent.bus import connection
+from agent.cli import connect, console, session
+from protocol import codec, subjects, training
+
+TIMEOUT_S = 3.0
+UP = "start one with: mlpm up"
+
+
+def ask(here: session.Session) -> list[doctor.Finding]:
+    """Ask, if an agent should be running; that none is, is only a warning."""
+    try:
+        address = here.address()
+    except console.Stop as stop:
+        return [doctor.Finding("agent", "warn", stop.problem.message, UP)]
+    return asyncio.run(_ask(here, address))
+
+
+async def _ask(here: session.Session, address: session.Address) -> list[doctor.Finding]:
+    try:
+        async with connect.connected(address, here.settings, timeout_s=TIMEOUT_S) as agent:
+            cards = await agent.catalog()
+            found = [doctor.Finding("agent", "ok", f"answers, with {len(cards.stages)} stages")]
+            return [*found, await _specialist(address, here)]
+    except console.Stop as stop:
+        level: doctor.Level = "warn" if stop.problem.code == "unavailable" else "fail"
+        return [doctor.Finding("agent", level, stop.problem.message, UP)]
+
+
+async def _specialist(address: session.Address, here: session.Session) -> doctor.Finding:
+    """Ask after a training that never was: only a specialist that listens answers `unknown`."""
+    names = subjects.Subjects(address.prefix)
+    question = training.TrainingCancel(f"doctor-{secrets.token_hex(4)}", "check-up")
+    bus = await connection.connect(address.nats_url, here.settings.nats, "doctor")
+    try:
+        reply = await bus.request(names.training_cancel, codec.encode(question), timeout=TIMEOUT_S)
+        status = codec.decode(reply.data, training.TrainingStatus)
+    except nats.errors.Error as error:
+        mend = "see specialist.log in the data folder, or start your ML-Training-Specialist"
+        return doctor.Finding("specialist", "fail", f"does not answer ({error})", mend)
+    finally:
+        await bus.close()
+    return doctor.Finding("specialist", "ok", f"answers ({status.state} training)")

@@ -1,0 +1,120 @@
+"""Owns what the commands print: JSON for programs, text for people, problems for both."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from protocol import problems
+
+FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+STATES = {
+    "succeeded": "green",
+    "running": "cyan",
+    "retrying": "yellow",
+    "waiting": "yellow",
+    "cancelling": "yellow",
+    "failed": "red",
+    "cancelled": "magenta",
+    "skipped": "dim",
+}
+
+
+class Stop(Exception):
+    """A command ends without having done what it was asked; the problem says why."""
+
+    def __init__(self, problem: problems.Problem, exit_code: int | None = None) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+        unavailable = problem.code == "unavailable"
+        self.exit_code = exit_code or (UNAVAILABLE if unavailable else FAILED)
+
+
+def stop(code: problems.Code, message: str, *, hint: str | None = None, **more: Any) -> NoReturn:
+    """End the command with a problem."""
+    raise Stop(problems.Problem(code=code, message=message, hint=hint, **more))
+
+
+def write_json(value: Any, *, pretty: bool = True) -> None:
+    """Write one JSON document (one line where not pretty) to standard output."""
+    data = msgspec.json.encode(value)
+    text = msgspec.json.format(data, indent=2) if pretty else data
+    sys.stdout.write(text.decode() + "\n")
+    sys.stdout.flush()
+
+
+def write(text: str = "") -> None:
+    """Write a line, with rich's markup, to standard output."""
+    rich_console().print(text, highlight=False, soft_wrap=True)
+
+
+def rich_console() -> Any:
+    """Make a console for standard output as it is now."""
+    from rich import console
+
+    return console.Console(file=sys.stdout)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a table without lines around it."""
+    from rich import box
+    from rich import table as tables
+
+    made = tables.Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        made.add_column(heading, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    rich_console().print(made)
+
+
+def state(name: str) -> str:
+    """Colour a state's name."""
+    style = STATES.get(name)
+    return f"[{style}]{name}[/]" if style else name
+
+
+def escape(text: str) -> str:
+    """Keep brackets in foreign text from being read as markup."""
+    from rich import markup
+
+    return markup.escape(text)
+
+
+def moment(at: dt.datetime | None) -> str:
+    """Show a time in the local zone."""
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S") if at else ""
+
+
+def seconds(value: float | None) -> str:
+    """Show a duration."""
+    if value is None:
+        return ""
+    return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {int(value % 60)} s"  # noqa: PLR2004 - a minute
+
+
+def metrics(values: dict[str, float], limit: int = 4) -> str:
+    """Show the first few metrics on one line."""
+    return "  ".join(f"{name}={value:.4g}" for name, value in list(values.items())[:limit])
+
+
+def report(problem: problems.Problem, *, as_json: bool) -> None:
+    """Tell a problem and everything with it: JSON to standard output, text to standard error."""
+    if as_json:
+        write_json({"problem": problem})
+        return
+    from rich import console
+
+    screen = console.Console(file=sys.stderr)
+    for each in problem.problems or [problem]:
+        where = f" at {each.path}" if each.path else ""
+        line = f"[red]{each.code}[/]{escape(where)}: {escape(each.message)}"
+        screen.print(line, highlight=False, soft_wrap=True)
+        if each.hint:
+            screen.print(f"  hint: {escape(each.hint)}", highlight=False, soft_wrap=True)
+        if each.traceback:
+            screen.print(escape(each.traceback), highlight=False, soft_wrap=True)

@@ -1,0 +1,125 @@
+"""Owns what every command needs: the options, the settings, and a way to the running agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from agent import config
+from agent.cli import console
+
+if TYPE_CHECKING:
+    from protocol import client
+
+T = TypeVar("T")
+ADDRESS_FILE = "agent.json"
+TAKES_VALUE = ("--config", "--set", "--url")
+HINT = "start one with: mlpm up"
+
+
+class Options(msgspec.Struct, frozen=True):
+    """The options that every command takes, wherever they stand."""
+
+    json: bool = False
+    config: pathlib.Path | None = None
+    overrides: tuple[str, ...] = ()
+    url: str = ""
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where a running agent can be reached, as it wrote it down itself."""
+
+    nats_url: str
+    pid: int
+    prefix: str = "codeguardian"
+
+
+def split(arguments: Sequence[str]) -> tuple[Options, list[str]]:
+    """Take the common options out of the arguments; what follows `--` is left alone."""
+    rest: list[str] = []
+    given: dict[str, list[str]] = {name: [] for name in TAKES_VALUE}
+    as_json = False
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word == "--":
+            rest += [word, *words]
+        elif word == "--json":
+            as_json = True
+        elif name in TAKES_VALUE and (equals or (value := next(words, ""))):
+            given[name].append(value)
+        else:
+            rest.append(word)
+    path, url = given["--config"][-1:], given["--url"][-1:]
+    options = Options(
+        json=as_json,
+        config=pathlib.Path(path[0]) if path else None,
+        overrides=tuple(given["--set"]),
+        url=url[0] if url else "",
+    )
+    return options, rest
+
+
+class Session:
+    """One call of the program."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+
+    @property
+    def json(self) -> bool:
+        """Tell whether a program reads what we print."""
+        return self.options.json
+
+    def loaded(self) -> config.Loaded:
+        """Read the configuration; a mistake in it ends the command."""
+        try:
+            return config.resolve(self.options.config, os.environ, self.options.overrides)
+        except config.ConfigError as error:
+            console.stop("invalid_field", str(error))
+
+    @property
+    def settings(self) -> config.Settings:
+        """Give the effective settings."""
+        return self.loaded().settings
+
+    def address(self) -> Address:
+        """Find the bus: `--url`, the configured URL, or the agent of the data folder."""
+        settings = self.settings
+        prefix = settings.nats.prefix
+        if url := self.options.url or settings.nats.url:
+            return Address(url, 0, prefix)
+        file = settings.data_path / ADDRESS_FILE
+        try:
+            address = msgspec.json.decode(file.read_bytes(), type=Address)
+        except (OSError, msgspec.MsgspecError):
+            console.stop("unavailable", f"no agent is running in {settings.data_path}", hint=HINT)
+        if not _alive(address.pid):
+            message = f"the agent of {settings.data_path} (process {address.pid}) is gone"
+            console.stop("unavailable", message, hint=HINT)
+        return address
+
+    def ask(self, talk: Callable[[client.Client], Awaitable[T]]) -> T:
+        """Connect, let `talk` do its work, and disconnect; refusals end the command."""
+        return asyncio.run(self._ask(self.address(), talk))
+
+    async def _ask(self, address: Address, talk: Callable[[client.Client], Awaitable[T]]) -> T:
+        from agent.cli import connect
+
+        async with connect.connected(address, self.settings) as agent:
+            return await talk(agent)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
