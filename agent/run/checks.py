@@ -151,7 +151,10 @@ class _Checker:
     def _output(
         self, upstream: int, source: str, kind: str | None, place: tuple[int, str]
     ) -> shapes.Port | None:
-        """Find the output that a source means; a bare stage means its only fitting one."""
+        """Find the output that a source means; a bare stage means its only fitting one.
+
+        Of several that fit, the one named as its kind is meant: `table` beside `quarantined`.
+        """
         shape = self.wired.shapes[upstream]
         if shape is None:
             return None
@@ -163,8 +166,9 @@ class _Checker:
                 self._add("unknown_input", place, f"stage {stage!r} has no output {name!r}", hint)
             return named
         fitting = [p for p in shape.outputs if kind is None or p.kind == kind]
-        if len(fitting) == 1:
-            return fitting[0]
+        main = [p for p in fitting if p.name == p.kind] if len(fitting) > 1 else fitting
+        if len(main) == 1:
+            return main[0]
         offered = ", ".join(f"{stage}.{p.name} ({p.kind})" for p in shape.outputs) or "nothing"
         many = "several outputs" if fitting else "no output"
         message = f"stage {stage!r} has {many} that fit{'' if fitting else 's'} here"

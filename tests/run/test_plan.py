@@ -135,3 +135,8 @@ def test_too_many_stages_are_refused():
     with pytest.raises(plan.InvalidPipeline) as caught:
         plan.plan(pipeline, theatre.KINDS, max_stages=1, max_fan_out=1)
     assert caught.value.problems[0].code == "payload_too_large"
+
+
+def test_a_bare_stage_with_several_fitting_outputs_means_the_one_named_as_its_kind():
+    planned = theatre.planned(S("a", "gate"), S("b", "work", inputs={"table": "a"}))
+    assert [binding.source_port for binding in planned.bindings[1]] == ["table"]

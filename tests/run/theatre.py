@@ -17,6 +17,7 @@ KINDS = {
     "maybe": plan.Shape(inputs=(P("table", "table", optional=True),), outputs=(TABLE,)),
     "join": plan.Shape(inputs=(P("tables", "table", many=True),), outputs=(TABLE,)),
     "both": plan.Shape(outputs=(P("train", "table"), P("test", "table"))),
+    "gate": plan.Shape(outputs=(TABLE, P("quarantined", "table"))),
     "model": plan.Shape(inputs=(P("table", "table"),), outputs=(P("model", "model"),)),
     "train": plan.Shape(outputs=(TABLE,), delegated=True),
     "ship": plan.Shape(inputs=(P("table", "table"),), effects=True),
