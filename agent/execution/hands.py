@@ -1,0 +1,166 @@
+"""Owns single Ray workers: starting one, calling it, killing it, and proving that it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import platform
+import signal
+import time
+from typing import Any
+
+import msgspec
+
+from agent.execution import worker
+
+GONE_WITHIN_S = 10.0
+_INSIST_AFTER_S = 1.0
+_POLL_S = 0.005
+
+
+class Unkillable(Exception):
+    """A killed worker is still there."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"the worker {where} was killed {GONE_WITHIN_S:g} s ago and still runs")
+        self.where = where
+
+
+class Shape(msgspec.Struct, frozen=True):
+    """What a worker reserves on the cluster; the common ones reserve nothing."""
+
+    gpu: float = 0.0
+    memory_bytes: int = 0
+
+
+COMMON = Shape()
+
+
+class Hand:
+    """One worker. It takes one attempt at a time."""
+
+    def __init__(self, setup: bytes, shape: Shape) -> None:
+        self.shape = shape
+        self.dead = False
+        self.identity: worker.Identity | None = None
+        self._actor = _actor(shape).remote(setup)
+        self._number = 0
+
+    async def ready(self) -> None:
+        """Wait until it can take work; raises Ray's error where it never will."""
+        if self.identity is None:
+            data = await self._actor.identify.remote()
+            self.identity = msgspec.msgpack.decode(data, type=worker.Identity)
+
+    @property
+    def where(self) -> str:
+        """Say which process it is."""
+        return self.identity.where if self.identity else "a worker that had not started"
+
+    def begin(self, payload: bytes) -> tuple[int, asyncio.Future[bytes]]:
+        """Start an attempt; give its number and its reply."""
+        self._number += 1
+        ref = self._actor.run.remote(payload, self._number)
+        return self._number, asyncio.wrap_future(ref.future())
+
+    async def ask_to_stop(self, number: int) -> None:
+        """Tell an attempt to stop."""
+        await self._aside("stop").remote(number)
+
+    async def news(self, number: int, seen: int, patience_s: float) -> list[worker.Told]:
+        """Wait for what an attempt tells."""
+        data = await self._aside("listen").remote(number, seen, patience_s)
+        return msgspec.msgpack.decode(data, type=list[worker.Told])
+
+    def _aside(self, method: str) -> Any:
+        return getattr(self._actor, method).options(concurrency_group=worker.LISTENING)
+
+    def kill(self) -> None:
+        """End the process and what it started, at once."""
+        import ray
+
+        self.dead = True
+        children = _children(self.identity) if self._is_here() else []
+        ray.kill(self._actor, no_restart=True)
+        for child in children:
+            with contextlib.suppress(Exception):  # it may be gone by now
+                child.kill()
+
+    async def wait_gone(self) -> None:
+        """Return once the process is proved gone; raises Unkillable."""
+        if self.identity is None:
+            return  # it never took work
+        until = time.monotonic() + GONE_WITHIN_S
+        insist = time.monotonic() + _INSIST_AFTER_S
+        while not await self._gone(self.identity):
+            if time.monotonic() > until:
+                raise Unkillable(self.where)
+            if time.monotonic() > insist and self._is_here():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.identity.pid, signal.SIGKILL)
+            await asyncio.sleep(_POLL_S)
+
+    async def _gone(self, who: worker.Identity) -> bool:
+        if self._is_here():
+            return not is_alive(who.pid, who.created)
+        return await _gone_there(who)
+
+    def _is_here(self) -> bool:
+        import ray
+
+        who = self.identity
+        here = ray.get_runtime_context().get_node_id()
+        return who is not None and who.node == here and who.host == platform.node()
+
+
+def is_alive(pid: int, created: float) -> bool:
+    """Say whether that very process runs; a zombie does not."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _children(who: worker.Identity | None) -> list[Any]:
+    import psutil
+
+    try:
+        return psutil.Process(who.pid).children(recursive=True) if who else []
+    except psutil.NoSuchProcess:
+        return []
+
+
+async def _gone_there(who: worker.Identity) -> bool:
+    """Have the node of a worker look; a dead node runs nothing."""
+    import ray
+    from ray.util import scheduling_strategies
+
+    there = scheduling_strategies.NodeAffinitySchedulingStrategy(who.node, soft=False)
+    look = ray.remote(is_alive).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    try:
+        return not await look.remote(who.pid, who.created)
+    except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
+        return True
+
+
+@functools.cache
+def _exported() -> Any:
+    import ray
+
+    return ray.remote(concurrency_groups={worker.LISTENING: 4})(worker.Worker)
+
+
+def _actor(shape: Shape) -> Any:
+    return _exported().options(
+        num_cpus=0,
+        num_gpus=shape.gpu or None,
+        memory=shape.memory_bytes or None,
+        scheduling_strategy="SPREAD",
+        max_restarts=0,
+        max_task_retries=0,
+    )

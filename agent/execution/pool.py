@@ -1,0 +1,225 @@
+"""Owns the executor on Ray: attempts on warm workers, their news, their stop and its proof."""
+
+from __future__ import annotations
+
+import asyncio
+import pathlib
+from typing import Any
+
+import msgspec
+import structlog
+
+from agent import config
+from agent.execution import base, bench, cluster, hands, worker
+from agent.run import effects
+from protocol import pipelines, problems
+from stages import kit
+
+log = structlog.get_logger(__name__)
+
+QUIET_S = 0.5
+"""Attempts shorter than this are not listened to: their notes come with the reply."""
+PATIENCE_S = 5.0
+
+
+class _Job:
+    """One attempt from its queueing to its end."""
+
+    def __init__(self, watcher: base.Watcher, asked: bench.Waiting) -> None:
+        self.asked = asked
+        self.hand: hands.Hand | None = None
+        self.number = 0
+        """Of the attempt on its worker; 0 until it begins."""
+        self.forced = False
+        self.to_stop = False
+        self._watcher = watcher
+        self._seen = 0
+
+    def tell(self, news: list[worker.Told]) -> int:
+        """Pass on what was not told yet; give the number of the last."""
+        for told in news:
+            if told.number > self._seen:
+                self._seen = told.number
+                self._pass_on(told)
+        return self._seen
+
+    def _pass_on(self, told: worker.Told) -> None:
+        if told.note:
+            self._watcher.note(told.text, told.details)
+        else:
+            self._watcher.progress(told.fraction, told.text, told.details)
+
+
+class RayExecutor:
+    """Runs attempts on Ray workers that are started once and serve many attempts."""
+
+    def __init__(
+        self,
+        cores: cluster.Cluster,
+        settings: config.Ray,
+        store_uri: str,
+        local: pathlib.Path,
+        services: kit.Services,
+        *,
+        modules: tuple[str, ...] = (),
+    ) -> None:
+        setup = worker.Setup(store_uri, str(local), services, modules)
+        self._setup = msgspec.msgpack.encode(setup)
+        self._cpus = cores.cpus
+        self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
+        self._jobs: dict[effects.WorkKey, _Job] = {}
+        self._closed = False
+
+    def _hire(self, shape: hands.Shape) -> hands.Hand:
+        return hands.Hand(self._setup, shape)
+
+    async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
+        """Run one attempt on a worker, as soon as there is a place for it."""
+        refusal = await self._refuse(work.resources)
+        if refusal is not None:
+            return base.Failed(refusal)
+        job = _Job(watcher, self._bench.ask(work.resources))
+        self._jobs[work.key] = job
+        try:
+            return await self._placed(work, job)
+        finally:
+            del self._jobs[work.key]
+            bench.turn_away(job.asked)
+
+    async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
+        place = await job.asked.place
+        if place is None:
+            return base.Halted("not_started")
+        job.hand = place.hand
+        finished = False
+        try:
+            outcome = await self._on(place.hand, work, job)
+            finished = True
+            return outcome
+        finally:
+            if not finished and not place.hand.dead:
+                place.hand.kill()  # nobody waits for it any more
+            if not self._closed:
+                self._bench.give_back(place)
+
+    async def _on(self, hand: hands.Hand, work: effects.Work, job: _Job) -> base.Outcome:
+        import ray
+
+        try:
+            await hand.ready()
+            if job.to_stop:
+                return base.Halted("not_started", hand.where)
+            job.number, reply = hand.begin(msgspec.msgpack.encode(work))
+            outcome, notes = worker.decode_reply(await self._followed(hand, job, reply))
+        except ray.exceptions.OutOfMemoryError as error:
+            return await self._died(hand, job, _out_of_memory(error))
+        except (
+            ray.exceptions.RayActorError,
+            ray.exceptions.WorkerCrashedError,
+            ray.exceptions.NodeDiedError,
+        ) as error:
+            return await self._died(hand, job, worker.lost(hand.where, _reason(hand, error)))
+        job.tell(notes)
+        return outcome
+
+    async def _followed(self, hand: hands.Hand, job: _Job, reply: asyncio.Future[bytes]) -> bytes:
+        """Wait for the reply, and listen meanwhile where it takes long."""
+        await asyncio.wait({reply}, timeout=QUIET_S)
+        if reply.done():
+            return reply.result()
+        listening = asyncio.create_task(self._listen(hand, job), name="listen")
+        try:
+            return await reply
+        finally:
+            listening.cancel()
+            await asyncio.wait({listening})
+
+    async def _listen(self, hand: hands.Hand, job: _Job) -> None:
+        import ray
+
+        seen = 0
+        try:
+            while True:
+                news = await hand.news(job.number, seen, PATIENCE_S)
+                seen = job.tell(news)
+        except ray.exceptions.RayError:
+            return  # the reply says what became of the worker
+
+    async def _died(self, hand: hands.Hand, job: _Job, why: base.Failed) -> base.Outcome:
+        """Say how an attempt ended whose worker is gone: killed by us, or lost."""
+        hand.kill()
+        await hand.wait_gone()
+        if job.forced:
+            how = "forced" if job.number else "not_started"
+            return base.Halted(how, hand.where)
+        log.warning("worker.lost", worker=hand.where, code=why.problem.code)
+        return why
+
+    async def stop(self, key: effects.WorkKey, *, force: bool) -> None:
+        """Ask an attempt to stop, or kill its worker; its `run` tells when it has."""
+        job = self._jobs.get(key)
+        if job is None:
+            return
+        job.to_stop = True
+        bench.turn_away(job.asked)
+        if job.hand is None or job.hand.dead:
+            return
+        if force or job.hand.identity is None:
+            job.forced = True
+            job.hand.kill()
+        elif job.number:
+            await self._ask(job.hand, job.number)
+
+    async def _ask(self, hand: hands.Hand, number: int) -> None:
+        import ray
+
+        try:
+            await hand.ask_to_stop(number)
+        except ray.exceptions.RayError:
+            return  # it is gone: `run` finds out
+
+    async def close(self) -> None:
+        """Kill every worker and prove it; attempts that run end as stopped by force."""
+        self._closed = True
+        self._bench.close()
+        for job in self._jobs.values():
+            job.forced = True
+        everyone = self._bench.all()
+        for hand in everyone:
+            hand.kill()
+        await asyncio.gather(*(hand.wait_gone() for hand in everyone))
+
+    async def _refuse(self, needs: pipelines.Resources) -> problems.Problem | None:
+        """Say what the cluster could never give, so that nothing waits for it forever."""
+        if needs.cpu > self._cpus:
+            return _too_much("CPUs", needs.cpu, self._cpus)
+        if not needs.gpu and not needs.memory_bytes:
+            return None
+        import ray
+
+        has: dict[str, Any] = await asyncio.to_thread(ray.cluster_resources)
+        if needs.gpu > has.get("GPU", 0):
+            return _too_much("GPUs", needs.gpu, has.get("GPU", 0))
+        if (needs.memory_bytes or 0) > has.get("memory", 0):
+            return _too_much("bytes of memory", needs.memory_bytes or 0, has.get("memory", 0))
+        return None
+
+
+def _too_much(what: str, wanted: float, there: float) -> problems.Problem:
+    message = f"the stage needs {wanted:g} {what}; the cluster has {there:g}"
+    return problems.Problem("unavailable", message, hint="lower the stage's resources")
+
+
+def _out_of_memory(error: BaseException) -> base.Failed:
+    message = f"Ray ended the worker for lack of memory: {_first_line(error)}"
+    return base.Failed(problems.Problem("out_of_memory", message, retryable=True))
+
+
+def _reason(hand: hands.Hand, error: BaseException) -> str:
+    """Give the line that tells: for a worker that could not start, what its code raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if hand.identity else lines[-1]) if lines else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")

@@ -1,0 +1,249 @@
+"""Owns what runs inside a Ray worker: one attempt after the other, watched from a second thread."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import importlib
+import logging
+import os
+import pathlib
+import platform
+import resource
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from agent.artifacts import store
+from agent.execution import attempt, base, capture, faults
+from agent.run import effects
+from protocol import problems
+from stages import kit, registry
+
+LISTENING = "listening"
+"""The concurrency group of the calls that are answered while an attempt runs."""
+
+
+class Setup(msgspec.Struct, frozen=True):
+    """What a worker is told once, when it starts."""
+
+    store_uri: str
+    local: str
+    services: kit.Services
+    modules: tuple[str, ...] = ()
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which process a worker is; the creation time tells it from a later one of the same pid."""
+
+    pid: int
+    created: float
+    host: str
+    node: str
+
+    @property
+    def where(self) -> str:
+        """Say it in words."""
+        return f"pid {self.pid} on {self.host}"
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A progress or a note of the running attempt, numbered from 1."""
+
+    number: int
+    note: bool
+    fraction: float | None = None
+    text: str = ""
+    """The message of a progress, the fact of a note."""
+    details: dict[str, Any] = {}
+
+
+class Success(base.Succeeded, frozen=True, tag="succeeded"):
+    """As it crosses from the worker."""
+
+
+class Failure(base.Failed, frozen=True, tag="failed"):
+    """As it crosses from the worker."""
+
+
+class Halt(base.Halted, frozen=True, tag="halted"):
+    """As it crosses from the worker."""
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """How an attempt ended, and all it noted."""
+
+    outcome: Success | Failure | Halt
+    notes: list[Told] = []
+
+
+_CROSSING: dict[type, Any] = {
+    base.Succeeded: Success,
+    base.Failed: Failure,
+    base.Halted: Halt,
+}
+
+
+class Worker:
+    """Becomes a Ray actor in `pool`. Bytes come in and bytes go out: nothing of ours is pickled."""
+
+    def __init__(self, setup: bytes) -> None:
+        told = msgspec.msgpack.decode(setup, type=Setup)
+        for module in told.modules:
+            registry.register(importlib.import_module(module))
+        registry.stages()
+        logging.getLogger().setLevel(logging.INFO)
+        self._store = store.Store(told.store_uri, pathlib.Path(told.local))
+        self._services = told.services
+        self._board = Board()
+
+    def identify(self) -> bytes:
+        """Say which process this is, once it is ready."""
+        import psutil
+        import ray
+
+        pid = os.getpid()
+        created = psutil.Process(pid).create_time()
+        node = ray.get_runtime_context().get_node_id()
+        return msgspec.msgpack.encode(Identity(pid, created, platform.node(), node))
+
+    def run(self, payload: bytes, number: int) -> bytes:
+        """Run one attempt; `number` tells it from this worker's others."""
+        work = msgspec.msgpack.decode(payload, type=effects.Work)
+        board = self._board
+        board.open(number)
+        trial = attempt.Attempt(
+            work,
+            self._store,
+            self._services,
+            capture.OfProcess,
+            report=board.progress,
+            note=board.note,
+            stopped=lambda: board.stopped(number),
+        )
+        try:
+            with _memory(work.resources.memory_bytes):
+                outcome = trial.run()
+            return _encode(outcome, board.notes())
+        finally:
+            board.close()
+
+    def stop(self, number: int) -> None:
+        """Ask an attempt to stop, now or as soon as it begins."""
+        self._board.stop(number)
+
+    def listen(self, number: int, seen: int, patience_s: float) -> bytes:
+        """Wait until the attempt has told more than `seen`, has ended, or patience has."""
+        return msgspec.msgpack.encode(self._board.wait_news(number, seen, patience_s))
+
+
+class Board:
+    """What the running attempt tells, and whether it is to stop; shared by the worker's threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._current = 0
+        self._to_stop = 0
+        self._count = 0
+        self._progress: Told | None = None
+        self._notes: collections.deque[Told] = collections.deque()
+
+    def open(self, number: int) -> None:
+        """Begin an attempt."""
+        with self._changed:
+            self._current, self._count = number, 0
+            self._progress = None
+            self._notes.clear()
+
+    def close(self) -> None:
+        """End the attempt."""
+        with self._changed:
+            self._current = 0
+            self._changed.notify_all()
+
+    def stop(self, number: int) -> None:
+        """Mark an attempt as one to stop; numbers only grow."""
+        with self._changed:
+            self._to_stop = max(self._to_stop, number)
+
+    def stopped(self, number: int) -> bool:
+        """Say whether an attempt is to stop."""
+        return self._to_stop == number
+
+    def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
+        """Take a progress; only the latest is kept."""
+        with self._changed:
+            self._count += 1
+            self._progress = Told(self._count, False, fraction, message, dict(metrics))
+            self._changed.notify_all()
+
+    def note(self, fact: str, details: Mapping[str, Any]) -> None:
+        """Take a note; all are kept."""
+        with self._changed:
+            self._count += 1
+            self._notes.append(Told(self._count, True, None, fact, dict(details)))
+            self._changed.notify_all()
+
+    def notes(self) -> list[Told]:
+        """Give all notes of the attempt."""
+        with self._changed:
+            return list(self._notes)
+
+    def wait_news(self, number: int, seen: int, patience_s: float) -> list[Told]:
+        """Wait for what is newer than `seen`; give nothing once the attempt has ended."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._current != number or self._count > seen, patience_s
+            )
+            if self._current != number:
+                return []
+            all_told = [*self._notes, *([self._progress] if self._progress else [])]
+            return sorted((t for t in all_told if t.number > seen), key=lambda told: told.number)
+
+
+@contextlib.contextmanager
+def _memory(limit: int | None) -> Iterator[None]:
+    """Let the attempt allocate only so much beyond what the worker has already."""
+    if limit is None:
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (_data_size() + limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _data_size() -> int:
+    import psutil
+
+    return int(psutil.Process().memory_info().data)
+
+
+def _encode(outcome: base.Outcome, notes: list[Told]) -> bytes:
+    try:
+        return msgspec.msgpack.encode(Reply(_crossing(outcome), notes))
+    except (TypeError, ValueError, OverflowError) as error:
+        # Only notes are of any type; a stage that notes what cannot be written is at fault.
+        problem = faults.problem_of(error)
+        return msgspec.msgpack.encode(Reply(Failure(problem)))
+
+
+def _crossing(outcome: base.Outcome) -> Any:
+    fields = {name: getattr(outcome, name) for name in outcome.__struct_fields__}
+    return _CROSSING[type(outcome)](**fields)
+
+
+def decode_reply(data: bytes) -> tuple[base.Outcome, list[Told]]:
+    """Read what `Worker.run` returned."""
+    reply = msgspec.msgpack.decode(data, type=Reply)
+    return reply.outcome, reply.notes
+
+
+def lost(where: str, reason: str) -> base.Failed:
+    """Say that a worker died under an attempt."""
+    message = f"the worker ({where}) died while it ran the stage: {reason}"
+    return base.Failed(problems.Problem("worker_lost", message, retryable=True))
