@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.templates import base, profiles
 from protocol import pipelines
 
-ALPHAS = [0.01, 0.1, 1.0, 10.0, 100.0]
+ALPHAS = (0.01, 0.1, 1.0, 10.0, 100.0)
 CYCLES = ["dayofyear"]
 PARTS = ["elapsed_days"]
 
@@ -34,7 +34,7 @@ class Forecast(base.Template, frozen=True, kw_only=True):
     folds: base.Positive = 5
     model: str = "Ridge"
     """An estimator for regression. Linear by default: trees cannot follow a trend upwards."""
-    alphas: list[float] = ALPHAS
+    alphas: tuple[float, ...] = ALPHAS
     """Searched where the model is Ridge."""
 
     def source(self) -> pipelines.Stage:
@@ -128,7 +128,7 @@ class Forecast(base.Template, frozen=True, kw_only=True):
         return sorted({*newest, *around})
 
     def _training(self) -> pipelines.Stage:
-        search = {"strategy": "grid", "space": {"alpha": self.alphas}}
+        search = {"strategy": "grid", "space": {"alpha": list(self.alphas)}}
         return base.stage(
             "train",
             "train.model",

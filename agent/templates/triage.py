@@ -28,13 +28,13 @@ class Triage(base.Template, frozen=True, kw_only=True):
     suppressed: str = "suppressed"
     """The column that says whether a person dismissed the finding."""
     group: str = "file"
-    text: list[str] = ["snippet", "message"]
+    text: tuple[str, ...] = ("snippet", "message")
     """Columns read as text, where the data has them."""
-    categories: list[str] = ["rule_id", "level", "severity", "confidence"]
+    categories: tuple[str, ...] = ("rule_id", "level", "severity", "confidence")
     test_fraction: base.Fraction = 0.25
     metric: str = "f1_macro"
     folds: base.Positive = 5
-    strengths: list[float] = [0.1, 1.0, 10.0]
+    strengths: tuple[float, ...] = (0.1, 1.0, 10.0)
     """Of the regularisation: candidates for C."""
 
     def source(self) -> pipelines.Stage:
@@ -106,7 +106,7 @@ class Triage(base.Template, frozen=True, kw_only=True):
             "train.model",
             model="LogisticRegression",
             params={"class_weight": "balanced", "max_iter": 2000},
-            search={"strategy": "grid", "space": {"C": self.strengths}},
+            search={"strategy": "grid", "space": {"C": list(self.strengths)}},
             target=LABEL,
             task="classification",
             metric=self.metric,

@@ -1,0 +1,190 @@
+"""Owns the demo: two requests over the bus, live progress, and what came of them."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import secrets
+import sys
+import time
+from typing import Any
+
+import msgspec
+
+from agent.artifacts import store
+from agent.cli import board, connect, console, session
+from agent.demo import findings, results, series, stack
+from protocol import client, commands, events, pipelines
+
+REQUESTER = "demo-orchestrator"
+REFRESH_S = 0.2
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One request of the demo, and the metric by which it is judged."""
+
+    template: str
+    params: dict[str, Any]
+    metric: str
+
+
+def run(here: session.Session, *, fresh: bool) -> None:
+    """Show everything, and end with nothing left running."""
+    started = time.monotonic()
+    found = asyncio.run(_show(here, "refresh" if fresh else "use"))
+    if here.json:
+        console.write_json(found)
+    else:
+        _tell(here, found, time.monotonic() - started)
+
+
+async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[results.Result]:
+    folder = here.settings.data_path / "demo"
+    _say(here, "making the data: a series from statsmodels, and findings of bandit on packages")
+    making = asyncio.gather(
+        asyncio.to_thread(series.write, folder), asyncio.to_thread(findings.write, folder)
+    )
+    _say(here, "starting the agent with its own NATS server, Ray, MLflow and training specialist")
+    async with stack.running(here) as address:
+        weekly, scanned = await making
+        _say(here, f"the agent is ready at {address.nats_url}; sending two requests")
+        async with connect.connected(address, here.settings) as agent:
+            orders = [_forecast(weekly.as_uri()), _triage(scanned.as_uri())]
+            return await _carry_out(here, agent, orders, cache)
+
+
+def _forecast(uri: str) -> Order:
+    params = {"uri": uri, "name": "co2-forecast", "time": "week", "target": "co2_ppm"}
+    return Order("time-series-forecast", params | {"horizon": 13, "season": 52}, "mae")
+
+
+def _triage(uri: str) -> Order:
+    return Order("finding-triage", {"uri": uri, "name": "finding-triage"}, "f1_macro")
+
+
+async def _carry_out(
+    here: session.Session,
+    agent: client.Client,
+    orders: list[Order],
+    cache: pipelines.CachePolicy,
+) -> list[results.Result]:
+    accepted = await asyncio.gather(*(_submit(agent, order, cache) for order in orders))
+    boards = [board.Board() for _ in orders]
+    watching = [
+        _watch(here, agent, one.run_id, shown) for one, shown in zip(accepted, boards, strict=True)
+    ]
+    if sys.stdout.isatty() and not here.json:
+        await _live(watching, boards)
+    else:
+        await asyncio.gather(*watching)
+    _all_succeeded(boards)
+    kept = store.Store(here.settings.artifacts_uri, here.settings.data_path / "artifact-copies")
+    folder = here.settings.data_path / "demo"
+    return [
+        results.gather(await agent.status(one.run_id), kept, order.metric, folder)
+        for one, order in zip(accepted, orders, strict=True)
+    ]
+
+
+async def _submit(
+    agent: client.Client, order: Order, cache: pipelines.CachePolicy
+) -> commands.RunAccepted:
+    return await agent.submit(
+        template=order.template,
+        params=order.params,
+        options=pipelines.Options(cache=cache),
+        request_id=f"demo-{secrets.token_hex(6)}",
+        requester=REQUESTER,
+    )
+
+
+async def _watch(
+    here: session.Session, agent: client.Client, run_id: str, shown: board.Board
+) -> None:
+    hearing = asyncio.create_task(_hear(agent, run_id, shown))
+    plain = not here.json and not sys.stdout.isatty()
+    try:
+        async for entry in agent.follow(run_id):
+            shown.take(entry.event)
+            if plain:
+                print(f"{shown.title.split()[0]:<15} {board.line(entry.event)}", flush=True)  # noqa: T201 - a line of output
+    finally:
+        hearing.cancel()
+        await asyncio.gather(hearing, return_exceptions=True)
+
+
+async def _hear(agent: client.Client, run_id: str, shown: board.Board) -> None:
+    async for progress in agent.progress(run_id):
+        shown.hear(progress)
+
+
+async def _live(watching: list[Any], boards: list[board.Board]) -> None:
+    from rich import console as screens
+    from rich import live
+
+    with live.Live(console=console.rich_console(), auto_refresh=False) as screen:
+        work = asyncio.ensure_future(asyncio.gather(*watching))
+        while True:
+            done, _ = await asyncio.wait({work}, timeout=REFRESH_S)
+            now = dt.datetime.now(dt.UTC)
+            screen.update(screens.Group(*(b.render(now) for b in boards)), refresh=True)
+            if done:
+                break
+    await work
+
+
+def _all_succeeded(boards: list[board.Board]) -> None:
+    for shown in boards:
+        if isinstance(shown.end, events.RunFailed):
+            raise console.Stop(shown.end.problem)
+        if not isinstance(shown.end, events.RunSucceeded):
+            console.stop("cancelled", f"{shown.title} did not end well")
+
+
+def _say(here: session.Session, text: str) -> None:
+    if not here.json:
+        console.write(f"[dim]▸[/] {text}")
+
+
+def _tell(here: session.Session, found: list[results.Result], took_s: float) -> None:
+    for result in found:
+        _tell_one(result)
+    console.write()
+    console.write(f"done in {console.seconds(took_s)}; nothing is left running. Next:")
+    for command, what in (
+        ("mlpm demo", "again: what has not changed comes from the cache"),
+        ("mlpm up", "start the agent and leave it running"),
+        (f"mlpm why {found[0].run_id} train", "with the agent up: what a stage's key was made of"),
+        (f"mlpm verify {found[0].run_id}", "with the agent up: check the journal's chain"),
+        (f"less {here.settings.data_path / 'agent.log'}", "what the agent logged"),
+    ):
+        console.write(f"  [bold]{command}[/]  {what}")
+
+
+def _tell_one(result: results.Result) -> None:
+    console.write()
+    reused = f", {result.cached} of {result.stages} stages from the cache"
+    console.write(
+        f"[bold]{result.pipeline}[/] {console.state(result.state)} in "
+        f"{console.seconds(result.duration_s)}{reused if result.cached else ''}"
+    )
+    value, naive = _number(result.value), _number(result.baseline_value)
+    console.write(
+        f"  {result.metric} {value}{_interval(result.interval)} "
+        f"against {naive} of the baseline ({result.baseline}); "
+        f"better by{_interval(result.better_by)}"
+    )
+    if result.registered:
+        console.write(f"  registered as {result.model} version {result.registered}")
+    else:
+        console.write(f"  not registered: no better than champion version {result.champion}")
+    console.write(f"  report {result.report}")
+    console.write(f"  plots  {', '.join(result.plots)}")
+
+
+def _number(value: float | None) -> str:
+    return "?" if value is None else f"{value:.4g}"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return f" \\[{bounds[0]:.4g}, {bounds[1]:.4g}]" if bounds else ""

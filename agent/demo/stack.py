@@ -1,0 +1,68 @@
+"""Owns the agent under a demo: a running one if there is one, else a child that ends with us."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from agent import children
+from agent.cli import console, session
+
+READY_S = 60.0
+POLL_S = 0.05
+
+
+@contextlib.asynccontextmanager
+async def running(here: session.Session) -> AsyncIterator[session.Address]:
+    """Give the address of an agent while the context lasts."""
+    try:
+        address = here.address()
+    except console.Stop:
+        address = None
+    if address is not None:
+        yield address
+        return
+    folder = here.settings.data_path
+    folder.mkdir(parents=True, exist_ok=True)
+    child = await children.start(_command(here), folder / "agent.log")
+    try:
+        yield await _wait_ready(here, child)
+    finally:
+        await children.stop(child)
+
+
+def _command(here: session.Session) -> list[str]:
+    """Start the same configuration; files of the data folder may be read, and logs are JSON."""
+    roots = ",".join([*here.settings.access.data_roots, str(here.settings.data_path)])
+    command = [sys.executable, "-m", "agent", "up", "--set", f"access.data_roots={roots}"]
+    command += ["--set", "logs.format=json"]
+    if here.options.config:
+        command += ["--config", str(here.options.config)]
+    return command + [word for text in here.options.overrides for word in ("--set", text)]
+
+
+async def _wait_ready(here: session.Session, child: asyncio.subprocess.Process) -> session.Address:
+    log = here.settings.data_path / "agent.log"
+    deadline = time.monotonic() + READY_S
+    while True:
+        if time.monotonic() > deadline:
+            console.stop("unavailable", f"not ready within {READY_S:.0f} s; see {log}")
+        if child.returncode is not None:
+            console.stop("unavailable", f"the agent ended while it started; see {log}")
+        address = _read(here)
+        if address is not None and address.pid == child.pid:
+            return address
+        await asyncio.sleep(POLL_S)
+
+
+def _read(here: session.Session) -> session.Address | None:
+    try:
+        data = (here.settings.data_path / session.ADDRESS_FILE).read_bytes()
+        return msgspec.json.decode(data, type=session.Address)
+    except (OSError, msgspec.MsgspecError):
+        return None
