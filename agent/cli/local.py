@@ -46,10 +46,10 @@ def demo(
     ] = False,
 ) -> None:
     """Run the main job: two pipelines on real data, from request to registered model."""
-    from agent.demo import show
+    from agent.demo import show as demonstration
 
     here: session.Session = ctx.obj
-    show.run(here, fresh=fresh)
+    demonstration.run(here, fresh=fresh)
 
 
 def doctor(ctx: typer.Context) -> None:
