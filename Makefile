@@ -56,7 +56,7 @@ check: lint types imports test ## Everything that has to pass before a change la
 
 docs: $(STAMP) ## Write the generated documents anew
 	@echo "==> docs: schemas, AsyncAPI, stage pages, state diagrams"
-	@for script in scripts/docs/*.py; do echo "    $$script"; $(BIN)/python "$$script"; done
+	@for script in scripts/draw_*.py; do echo "    $$script"; $(BIN)/python "$$script"; done
 
 bench: $(STAMP) ## Measure, and print every figure beside its floor
 	@for script in scripts/bench/bench_*.py; do echo "==> bench: $$script"; $(BIN)/python "$$script"; done

@@ -72,9 +72,11 @@ class Nats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     nkey_seed: str | None = None
     """Path of a file with an nkey seed."""
     tls_ca: str | None = None
+    """Path of the certificate authority's certificate."""
     prefix: str = "codeguardian"
     """First token of every subject."""
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
+    """Of the streams, in a cluster: 3 survive the loss of one server."""
     port: int = 0
     """Of the embedded server; 0 takes a free one."""
 
@@ -143,6 +145,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be configured."""
 
     data_dir: str = ".mlpm"
+    """Where everything lies that the agent keeps itself."""
     agent_id: str = ""
     """Subject-safe; made from host and process where not given."""
     nats: Nats = Nats()
@@ -154,6 +157,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     logs: Logs = Logs()
     access: Access = Access()
     price_per_cpu_hour: float = 0.0
+    """In any currency; for the cost of each stage."""
 
     @property
     def data_path(self) -> pathlib.Path:

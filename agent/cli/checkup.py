@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import secrets
 
+import nats
 import nats.errors
 
 from agent import doctor
-from agent.bus import connection
 from agent.cli import connect, console, session
 from protocol import codec, subjects, training
 
@@ -40,7 +40,7 @@ async def _specialist(address: session.Address, here: session.Session) -> doctor
     """Ask after a training that never was: only a specialist that listens answers `unknown`."""
     names = subjects.Subjects(address.prefix)
     question = training.TrainingCancel(f"doctor-{secrets.token_hex(4)}", "check-up")
-    bus = await connection.connect(address.nats_url, here.settings.nats, "doctor")
+    bus = await nats.connect(address.nats_url, **connect.identity(here.settings.nats))
     try:
         reply = await bus.request(names.training_cancel, codec.encode(question), timeout=TIMEOUT_S)
         status = codec.decode(reply.data, training.TrainingStatus)

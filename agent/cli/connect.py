@@ -22,7 +22,7 @@ async def connected(
 ) -> AsyncIterator[client.Client]:
     """Connect while the context lasts; whatever goes wrong ends the command with a problem."""
     options: dict[str, Any] = {"connect_timeout": CONNECT_S, "error_cb": _quiet}
-    options |= _identity(settings.nats) | {"max_reconnect_attempts": 2, "allow_reconnect": True}
+    options |= identity(settings.nats) | {"max_reconnect_attempts": 2, "allow_reconnect": True}
     shown = config.redact(address.nats_url)
     try:
         async with client.connect(
@@ -38,7 +38,8 @@ async def connected(
         console.stop("unavailable", text, hint=session.HINT)
 
 
-def _identity(settings: config.Nats) -> dict[str, Any]:
+def identity(settings: config.Nats) -> dict[str, Any]:
+    """Give the connection's options that say who we are."""
     options: dict[str, Any] = {}
     if settings.credentials:
         options["user_credentials"] = settings.credentials

@@ -1,0 +1,37 @@
+"""The documents that are written from the code are current, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from agent import catalog, templates
+from agent.cli import files
+from protocol import codec, commands
+from scripts import draw_settings
+
+ROOT = pathlib.Path(__file__).parents[2]
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+def test_the_page_of_settings_is_current():
+    assert draw_settings.PAGE.read_text() == draw_settings.page(), "run: make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_there(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    targets = [link for link in links if "://" not in link and not link.startswith("mailto:")]
+    assert not [link for link in targets if not (page.parent / link).exists()]
+
+
+@pytest.mark.parametrize("example", (ROOT / "docs/examples").glob("*.yaml"), ids=lambda p: p.name)
+def test_every_example_is_a_request_that_is_accepted(example):
+    request = codec.decode(json.dumps(files.read(example)).encode(), commands.PipelineRequest)
+    if request.pipeline is not None:
+        assert catalog.Catalog().problems(request.pipeline) == []
+    else:
+        templates.source(request.template, request.params)
