@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import numbers as numbers_
 import os
 import pathlib
 import platform
@@ -65,13 +66,16 @@ class Attempt:
         except kit.Cancelled as error:
             if self._stopped():
                 return base.Halted("asked", whereabouts())
-            return base.Failed(faults.problem_of(error), self._tail.text())
+            return self._failed(error)
         except InvalidParameters as invalid:
             return base.Failed(invalid.problem)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stage may fail in any way
-            return base.Failed(faults.problem_of(error), self._tail.text())
+        except BaseException as error:  # noqa: BLE001 - a stage may fail in any way, and exit too
+            return self._failed(error)
         spent = time.monotonic() - started
         return base.Succeeded(outputs, metrics, spent, observer.usage(), code_version=code)
+
+    def _failed(self, error: BaseException) -> base.Failed:
+        return base.Failed(faults.problem_of(error), faults.readable(self._tail.text()))
 
     def _do(self) -> tuple[dict[str, artifacts.ArtifactRef], dict[str, float], str]:
         definition = registry.get(self._work.use)
@@ -112,10 +116,19 @@ class Attempt:
             seed=work.seed,
             idempotency_key=work.idempotency_key,
             lineage=_lineage(work, definition),
-            report=self._report,
+            report=self._tell,
             cancelled=self._stopped,
-            note=self._note,
+            note=self._tell_fact,
         )
+
+    def _tell(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
+        """Report only what can be written on the wire."""
+        known = fraction is not None and math.isfinite(fraction)
+        self._report(float(fraction or 0.0) if known else None, str(message), _finite(metrics))
+
+    def _tell_fact(self, fact: str, details: Mapping[str, Any]) -> None:
+        """Note plain data only; what cannot be written is the stage's fault, here and now."""
+        self._note(fact, msgspec.json.decode(msgspec.json.encode(dict(details))))
 
 
 def decode(definition: kit.Definition, params: Mapping[str, Any]) -> kit.Stage:
@@ -152,12 +165,19 @@ def named(definition: kit.Definition, returned: Any) -> dict[str, values.Value]:
 
 def metrics_of(made: Mapping[str, values.Value]) -> dict[str, float]:
     """Gather the finite numbers of all metrics; others cannot be told on the wire."""
+    found: dict[str, float] = {}
+    for value in made.values():
+        if isinstance(value, values.Metrics):
+            found |= _finite(value.values)
+    return found
+
+
+def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
+    """Keep what is a number that JSON can carry."""
     return {
-        name: float(number)
-        for value in made.values()
-        if isinstance(value, values.Metrics)
-        for name, number in value.values.items()
-        if isinstance(number, int | float) and math.isfinite(number)
+        str(name): float(number)
+        for name, number in numbers.items()
+        if isinstance(number, numbers_.Real) and math.isfinite(number)
     }
 
 

@@ -69,13 +69,19 @@ class Bench:
         """Give every worker there is."""
         return [*self._busy, *(hand for idle in self._idle.values() for hand in idle)]
 
+    def turn_away(self, asked: Waiting) -> None:
+        """Let one who waits go without a place; those behind may fit now."""
+        if not asked.place.done():
+            asked.place.set_result(None)
+            self._serve()
+
     def close(self) -> None:
         """Let nobody start any more."""
         for timer in self._timers.values():
             timer.cancel()
-        for one in self._waiting:
-            turn_away(one)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, collections.deque()
+        for one in waiting:
+            self.turn_away(one)
 
     def _serve(self) -> None:
         while self._waiting:
@@ -119,9 +125,3 @@ class Bench:
 def shape_of(needs: pipelines.Resources) -> hands.Shape:
     """Say what sort of worker an attempt needs."""
     return hands.Shape(needs.gpu, needs.memory_bytes or 0)
-
-
-def turn_away(asked: Waiting) -> None:
-    """Let one who waits go without a place."""
-    if not asked.place.done():
-        asked.place.set_result(None)

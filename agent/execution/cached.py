@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -25,6 +26,35 @@ class _Known(msgspec.Struct, frozen=True):
     components: cache.Components
 
 
+class _Job:
+    """One attempt while it runs here, and the watcher that the inner executor tells."""
+
+    def __init__(self, watcher: base.Watcher) -> None:
+        self.stopped = asyncio.Event()
+        self.substituted = False
+        """A fallback stood in: what came out is not what this work makes, so it is not kept."""
+        self._watcher = watcher
+
+    def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
+        """Pass a progress on."""
+        self._watcher.progress(fraction, message, metrics)
+
+    def note(self, fact: str, details: Mapping[str, Any]) -> None:
+        """Pass a note on."""
+        self.substituted = self.substituted or fact == "fallback_used"
+        self._watcher.note(fact, details)
+
+    async def followed(self, leader: asyncio.Future[Any]) -> bool:
+        """Wait until the leader has ended; False if this attempt is stopped before."""
+        stop = asyncio.create_task(self.stopped.wait(), name="follow")
+        both: set[asyncio.Future[Any]] = {leader, stop}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stop.cancel()
+        return not self.stopped.is_set()
+
+
 class CachedExecutor:
     """Gives what was made before, or lets the inner executor make it and remembers it."""
 
@@ -40,60 +70,49 @@ class CachedExecutor:
         self._store = artifact_store
         self._services = services
         self._leading: dict[str, asyncio.Future[base.Succeeded | None]] = {}
-        self._following: dict[effects.WorkKey, asyncio.Event] = {}
+        self._jobs: dict[effects.WorkKey, _Job] = {}
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt, unless what it would make is there or about to be."""
-        if work.cache == "off":
-            return await self._inner.run(work, watcher)
-        known = await asyncio.to_thread(self._identify, work)
-        if known is None:
-            return await self._inner.run(work, watcher)
-        leader = self._leading.get(known.key)
-        if leader is not None and work.cache == "use":
-            shared = await self._follow(work.key, leader)
-            if shared is not None:
-                return shared
-        return await self._lead(work, known, watcher)
-
-    async def _follow(
-        self, key: effects.WorkKey, leader: asyncio.Future[base.Succeeded | None]
-    ) -> base.Outcome | None:
-        """Wait for the same work done elsewhere; None means it has to be done here."""
-        stopped = self._following[key] = asyncio.Event()
-        stop = asyncio.create_task(stopped.wait(), name="follow")
+        job = self._jobs[work.key] = _Job(watcher)
         try:
-            both: set[asyncio.Future[Any]] = {leader, stop}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            known = None
+            if work.cache != "off":
+                known = await asyncio.to_thread(self._identify, work)
+            if known is None:
+                return await self._made(work, job)
+            return await self._shared(work, known, job)
         finally:
-            stop.cancel()
-            del self._following[key]
-        if stopped.is_set():
-            return base.Halted("not_started", "another run does the same work")
-        made = leader.result()
-        if made is None:
-            return None
-        return base.Succeeded(
-            made.outputs,
-            made.metrics,
-            cached=True,
-            cache_key=made.cache_key,
-            code_version=made.code_version,
-        )
+            del self._jobs[work.key]
 
-    async def _lead(self, work: effects.Work, known: _Known, watcher: base.Watcher) -> base.Outcome:
-        lead = asyncio.get_running_loop().create_future()
+    async def _shared(self, work: effects.Work, known: _Known, job: _Job) -> base.Outcome:
+        """Follow whoever does the same work; lead where nobody does, or nobody manages to."""
+        while work.cache == "use" and (leader := self._leading.get(known.key)):
+            if not await job.followed(leader):
+                return base.Halted("not_started", "another run does the same work")
+            made = leader.result()
+            if made is not None:
+                return _again(made)
+        return await self._lead(work, known, job)
+
+    async def _lead(self, work: effects.Work, known: _Known, job: _Job) -> base.Outcome:
+        lead: asyncio.Future[base.Succeeded | None] = asyncio.get_running_loop().create_future()
         mine = self._leading.setdefault(known.key, lead) is lead
         made: base.Succeeded | None = None
         try:
-            outcome = await self._found(work, known) or await self._inner.run(work, watcher)
-            if isinstance(outcome, base.Succeeded):
+            outcome = await self._found(work, known) or await self._made(work, job)
+            if isinstance(outcome, base.Succeeded) and not job.substituted:
                 outcome = made = await self._kept(work, known, outcome)
             return outcome
         finally:
             lead.set_result(made)
             if mine:
                 del self._leading[known.key]
+
+    async def _made(self, work: effects.Work, job: _Job) -> base.Outcome:
+        if job.stopped.is_set():
+            return base.Halted("not_started")
+        return await self._inner.run(work, job)
 
     async def _found(self, work: effects.Work, known: _Known) -> base.Succeeded | None:
         if work.cache != "use":
@@ -161,12 +180,22 @@ class CachedExecutor:
 
     async def stop(self, key: effects.WorkKey, *, force: bool) -> None:
         """Stop an attempt; one that waits for another's work lets that go on."""
-        following = self._following.get(key)
-        if following is not None:
-            following.set()
-            return
-        await self._inner.stop(key, force=force)
+        job = self._jobs.get(key)
+        if job is not None:
+            job.stopped.set()
+            await self._inner.stop(key, force=force)
 
     async def close(self) -> None:
         """Close the inner executor."""
         await self._inner.close()
+
+
+def _again(made: base.Succeeded) -> base.Succeeded:
+    """Give what another attempt has just made."""
+    return base.Succeeded(
+        made.outputs,
+        made.metrics,
+        cached=True,
+        cache_key=made.cache_key,
+        code_version=made.code_version,
+    )

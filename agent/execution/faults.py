@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import traceback
-import types
 from typing import Any, NamedTuple
 
 import msgspec
@@ -77,7 +76,7 @@ def problem_of(error: BaseException) -> problems.Problem:
 
 
 def _problem(rule: _Rule, error: BaseException, path: str | None = None) -> problems.Problem:
-    text = str(error)[:MAX_MESSAGE] or f"the stage raised {type(error).__name__}"
+    text = readable(str(error)[:MAX_MESSAGE]) or f"the stage raised {type(error).__name__}"
     return problems.Problem(rule.code, text, path=path, hint=rule.hint, retryable=rule.retryable)
 
 
@@ -86,14 +85,19 @@ def _code_fault(error: BaseException) -> problems.Problem:
     if isinstance(error, ImportError) and error.name:
         package = error.name.partition(".")[0]
         hint = f"{package!r} is not installed where the stage runs; an extra may bring it"
-    text = f"{type(error).__name__}: {error}"[:MAX_MESSAGE]
+    text = readable(f"{type(error).__name__}: {error}"[:MAX_MESSAGE])
     return problems.Problem("code_fault", text, hint=hint, traceback=shortened(error))
 
 
 def shortened(error: BaseException) -> str:
     """Write a traceback, cause first, without the frames that lead into the stage."""
     text = "\n".join(_one(link) for link in _chain(error))
-    return text[-MAX_TRACEBACK:]
+    return readable(text[-MAX_TRACEBACK:])
+
+
+def readable(text: str) -> str:
+    """Replace what cannot be written as UTF-8."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -107,13 +111,9 @@ def _chain(error: BaseException) -> list[BaseException]:
 
 
 def _one(error: BaseException) -> str:
-    frames = [f for f in traceback.extract_tb(_trace(error)) if not _is_ours(f.filename)]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not _is_ours(f.filename)]
     lines = traceback.format_list(frames[-_FRAMES:])
     return "".join([*lines, *traceback.format_exception_only(error)]).rstrip()
-
-
-def _trace(error: BaseException) -> types.TracebackType | None:
-    return error.__traceback__
 
 
 def _is_ours(file: str) -> bool:

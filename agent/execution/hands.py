@@ -81,6 +81,8 @@ class Hand:
         """End the process and what it started, at once."""
         import ray
 
+        if self.dead:
+            return
         self.dead = True
         children = _children(self.identity) if self._is_here() else []
         ray.kill(self._actor, no_restart=True)

@@ -11,8 +11,6 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from agent.artifacts import store
 from agent.execution import attempt, base, capture
 from agent.run import effects
@@ -26,7 +24,13 @@ class _Job:
 
     def __init__(self) -> None:
         self.to_stop = threading.Event()
-        self.started = False
+        self.thread: concurrent.futures.Future[base.Outcome] | None = None
+
+    def stop(self) -> None:
+        """Ask it to stop; one that has not begun never will."""
+        self.to_stop.set()
+        if self.thread is not None:
+            self.thread.cancel()
 
 
 class InAgentExecutor:
@@ -41,23 +45,19 @@ class InAgentExecutor:
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a thread."""
         job = self._jobs[work.key] = _Job()
-        here = asyncio.get_running_loop()
+        told = _Across(asyncio.get_running_loop(), watcher)
+        job.thread = self._threads.submit(self._do, work, job, told)
         try:
-            return await here.run_in_executor(self._threads, self._do, work, job, here, watcher)
+            return await asyncio.wrap_future(job.thread)
+        except asyncio.CancelledError:
+            if job.to_stop.is_set() and job.thread.cancelled():
+                return base.Halted("not_started")
+            raise
         finally:
             job.to_stop.set()
             self._jobs.pop(work.key, None)
 
-    def _do(
-        self,
-        work: effects.Work,
-        job: _Job,
-        loop: asyncio.AbstractEventLoop,
-        watcher: base.Watcher,
-    ) -> base.Outcome:
-        if job.to_stop.is_set():
-            return base.Halted("not_started")
-        told = _Across(loop, watcher)
+    def _do(self, work: effects.Work, job: _Job, told: _Across) -> base.Outcome:
         return attempt.Attempt(
             work,
             self._store,
@@ -72,12 +72,12 @@ class InAgentExecutor:
         """Ask an attempt to stop; with `force` the same, for a thread cannot be killed."""
         job = self._jobs.get(key)
         if job is not None:
-            job.to_stop.set()
+            job.stop()
 
     async def close(self) -> None:
         """Ask every attempt to stop, and wait until the threads have ended."""
         for job in self._jobs.values():
-            job.to_stop.set()
+            job.stop()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=False)
 
 
@@ -93,8 +93,8 @@ class _Across:
         self._call(self._watcher.progress, fraction, message, dict(metrics))
 
     def note(self, fact: str, details: Mapping[str, Any]) -> None:
-        """Pass a note on, as plain data like one from a worker."""
-        self._call(self._watcher.note, fact, msgspec.to_builtins(dict(details)))
+        """Pass a note on."""
+        self._call(self._watcher.note, fact, details)
 
     def _call(self, function: Callable[..., None], *args: Any) -> None:
         self._loop.call_soon_threadsafe(function, *args)

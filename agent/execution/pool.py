@@ -20,13 +20,15 @@ log = structlog.get_logger(__name__)
 QUIET_S = 0.5
 """Attempts shorter than this are not listened to: their notes come with the reply."""
 PATIENCE_S = 5.0
+LULL_S = 0.1
+"""Between two questions for news, however much a stage tells."""
 
 
 class _Job:
     """One attempt from its queueing to its end."""
 
-    def __init__(self, watcher: base.Watcher, asked: bench.Waiting) -> None:
-        self.asked = asked
+    def __init__(self, watcher: base.Watcher) -> None:
+        self.asked: bench.Waiting | None = None
         self.hand: hands.Hand | None = None
         self.number = 0
         """Of the attempt on its worker; 0 until it begins."""
@@ -75,32 +77,38 @@ class RayExecutor:
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a worker, as soon as there is a place for it."""
-        refusal = await self._refuse(work.resources)
-        if refusal is not None:
-            return base.Failed(refusal)
-        job = _Job(watcher, self._bench.ask(work.resources))
-        self._jobs[work.key] = job
+        job = self._jobs[work.key] = _Job(watcher)
         try:
+            refusal = await self._refuse(work.resources)
+            if refusal is not None:
+                return base.Failed(refusal)
+            if job.to_stop or self._closed:
+                return base.Halted("not_started")
             return await self._placed(work, job)
         finally:
             del self._jobs[work.key]
-            bench.turn_away(job.asked)
 
     async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
-        place = await job.asked.place
-        if place is None:
-            return base.Halted("not_started")
-        job.hand = place.hand
+        asked = job.asked = self._bench.ask(work.resources)
         finished = False
         try:
+            place = await asyncio.shield(asked.place)
+            if place is None:
+                return base.Halted("not_started")
+            job.hand = place.hand
             outcome = await self._on(place.hand, work, job)
             finished = True
             return outcome
         finally:
-            if not finished and not place.hand.dead:
-                place.hand.kill()  # nobody waits for it any more
-            if not self._closed:
-                self._bench.give_back(place)
+            self._bench.turn_away(asked)
+            if place := asked.place.result():
+                self._leave(place, finished=finished)
+
+    def _leave(self, place: bench.Place, *, finished: bool) -> None:
+        if not finished:
+            place.hand.kill()  # nobody waits for its work any more
+        if not self._closed:
+            self._bench.give_back(place)
 
     async def _on(self, hand: hands.Hand, work: effects.Work, job: _Job) -> base.Outcome:
         import ray
@@ -142,6 +150,7 @@ class RayExecutor:
             while True:
                 news = await hand.news(job.number, seen, PATIENCE_S)
                 seen = job.tell(news)
+                await asyncio.sleep(LULL_S)
         except ray.exceptions.RayError:
             return  # the reply says what became of the worker
 
@@ -161,7 +170,8 @@ class RayExecutor:
         if job is None:
             return
         job.to_stop = True
-        bench.turn_away(job.asked)
+        if job.asked is not None:
+            self._bench.turn_away(job.asked)
         if job.hand is None or job.hand.dead:
             return
         if force or job.hand.identity is None:

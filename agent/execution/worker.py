@@ -17,11 +17,13 @@ from typing import Any
 import msgspec
 
 from agent.artifacts import store
-from agent.execution import attempt, base, capture, faults
+from agent.execution import attempt, base, capture
 from agent.run import effects
 from protocol import problems
 from stages import kit, registry
 
+_HEADROOM = 32 * 2**20
+"""Beyond a stage's limit: for Ray's own threads, which do not survive a refused allocation."""
 LISTENING = "listening"
 """The concurrency group of the calls that are answered while an attempt runs."""
 
@@ -126,7 +128,7 @@ class Worker:
         try:
             with _memory(work.resources.memory_bytes):
                 outcome = trial.run()
-            return _encode(outcome, board.notes())
+            return msgspec.msgpack.encode(Reply(_crossing(outcome), board.notes()))
         finally:
             board.close()
 
@@ -210,7 +212,8 @@ def _memory(limit: int | None) -> Iterator[None]:
         yield
         return
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (_data_size() + limit, before[1]))
+    allowed = _data_size() + limit + _HEADROOM
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed, before[1]))
     try:
         yield
     finally:
@@ -221,15 +224,6 @@ def _data_size() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().data)
-
-
-def _encode(outcome: base.Outcome, notes: list[Told]) -> bytes:
-    try:
-        return msgspec.msgpack.encode(Reply(_crossing(outcome), notes))
-    except (TypeError, ValueError, OverflowError) as error:
-        # Only notes are of any type; a stage that notes what cannot be written is at fault.
-        problem = faults.problem_of(error)
-        return msgspec.msgpack.encode(Reply(Failure(problem)))
 
 
 def _crossing(outcome: base.Outcome) -> Any:
