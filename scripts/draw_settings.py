@@ -20,10 +20,10 @@ is set comes from, the first wins:
 
 1. flags: `mlpm up --set nats.url=nats://bus:4222` (again for more);
 2. the environment: `MLPM_NATS__URL=nats://bus:4222` (two underscores for a dot);
-3. a file: `--config FILE`, or `MLPM_CONFIG=FILE`, or `mlpm.toml` in the working folder; TOML or YAML;
+3. a file: `--config FILE`, `MLPM_CONFIG=FILE`, or `mlpm.toml` in the working folder; TOML or YAML;
 4. the defaults below.
 
-An unknown key is refused, with the place it came from and the key that was probably meant. Lists are
+An unknown key is refused, with its source and the key that was probably meant. Lists are
 separated by commas in flags and in the environment; `null` there unsets. `mlpm config` (or
 `mlpm up --print-config`) shows every effective value with its source, and hides users and passwords
 inside URLs.

@@ -14,6 +14,7 @@ from protocol import codec, commands
 from scripts import draw_settings
 
 ROOT = pathlib.Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 
@@ -28,7 +29,7 @@ def test_links_lead_to_files_that_are_there(page):
     assert not [link for link in targets if not (page.parent / link).exists()]
 
 
-@pytest.mark.parametrize("example", (ROOT / "docs/examples").glob("*.yaml"), ids=lambda p: p.name)
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
 def test_every_example_is_a_request_that_is_accepted(example):
     request = codec.decode(json.dumps(files.read(example)).encode(), commands.PipelineRequest)
     if request.pipeline is not None:
