@@ -12,6 +12,8 @@ import msgspec
 from protocol import problems
 
 FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+WIDTH = 200
+"""Of what is not written to a terminal."""
 STATES = {
     "succeeded": "green",
     "running": "cyan",
@@ -56,7 +58,8 @@ def rich_console() -> Any:
     """Make a console for standard output as it is now."""
     from rich import console
 
-    return console.Console(file=sys.stdout)
+    width = None if sys.stdout.isatty() else WIDTH
+    return console.Console(file=sys.stdout, width=width)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -65,8 +68,10 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import table as tables
 
     made = tables.Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in headings:
-        made.add_column(heading, overflow="fold")
+    *others, last = headings
+    for heading in others:
+        made.add_column(heading, no_wrap=True)
+    made.add_column(last, overflow="fold")
     for row in rows:
         made.add_row(*row)
     rich_console().print(made)
@@ -97,7 +102,7 @@ def seconds(value: float | None) -> str:
     return f"{value:.1f} s" if value < 60 else f"{int(value // 60)} min {int(value % 60)} s"  # noqa: PLR2004 - a minute
 
 
-def metrics(values: dict[str, float], limit: int = 4) -> str:
+def metrics(values: dict[str, float], limit: int = 3) -> str:
     """Show the first few metrics on one line."""
     return "  ".join(f"{name}={value:.4g}" for name, value in list(values.items())[:limit])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import pathlib
 import secrets
 import sys
 import time
@@ -31,11 +32,12 @@ class Order(msgspec.Struct, frozen=True):
 def run(here: session.Session, *, fresh: bool) -> None:
     """Show everything, and end with nothing left running."""
     started = time.monotonic()
+    ours = stack.found(here) is None
     found = asyncio.run(_show(here, "refresh" if fresh else "use"))
     if here.json:
         console.write_json(found)
     else:
-        _tell(here, found, time.monotonic() - started)
+        _tell(here, found, time.monotonic() - started, ours=ours)
 
 
 async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[results.Result]:
@@ -44,7 +46,8 @@ async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[res
     making = asyncio.gather(
         asyncio.to_thread(series.write, folder), asyncio.to_thread(findings.write, folder)
     )
-    _say(here, "starting the agent with its own NATS server, Ray, MLflow and training specialist")
+    if stack.found(here) is None:
+        _say(here, "starting an agent: its own NATS server, Ray, MLflow and training specialist")
     async with stack.running(here) as address:
         weekly, scanned = await making
         _say(here, f"the agent is ready at {address.nats_url}; sending two requests")
@@ -146,19 +149,22 @@ def _say(here: session.Session, text: str) -> None:
         console.write(f"[dim]▸[/] {text}")
 
 
-def _tell(here: session.Session, found: list[results.Result], took_s: float) -> None:
+def _tell(here: session.Session, found: list[results.Result], took_s: float, *, ours: bool) -> None:
     for result in found:
         _tell_one(result)
+    left = "nothing is left running" if ours else "the agent that was running still is"
     console.write()
-    console.write(f"done in {console.seconds(took_s)}; nothing is left running. Next:")
+    console.write(f"done in {console.seconds(took_s)}; {left}. Next:")
+    run_id = found[0].run_id
     for command, what in (
         ("mlpm demo", "again: what has not changed comes from the cache"),
-        ("mlpm up", "start the agent and leave it running"),
-        (f"mlpm why {found[0].run_id} train", "with the agent up: what a stage's key was made of"),
-        (f"mlpm verify {found[0].run_id}", "with the agent up: check the journal's chain"),
-        (f"less {here.settings.data_path / 'agent.log'}", "what the agent logged"),
+        ("mlpm up", "start an agent and leave it running; then, beside it:"),
+        (f"mlpm why {run_id} train", "what the key of a stage's result was made of"),
+        (f"mlpm verify {run_id}", "check the journal's chain of digests"),
+        (f"mlpm events {run_id} --replay", "every fact of the run, from its first"),
     ):
         console.write(f"  [bold]{command}[/]  {what}")
+    console.write(f"What the agent logged: {here.settings.data_path / 'agent.log'}")
 
 
 def _tell_one(result: results.Result) -> None:
@@ -169,17 +175,23 @@ def _tell_one(result: results.Result) -> None:
         f"{console.seconds(result.duration_s)}{reused if result.cached else ''}"
     )
     value, naive = _number(result.value), _number(result.baseline_value)
+    better = f"; better by{_interval(result.better_by)}" if result.better_by else ""
     console.write(
         f"  {result.metric} {value}{_interval(result.interval)} "
-        f"against {naive} of the baseline ({result.baseline}); "
-        f"better by{_interval(result.better_by)}"
+        f"against {naive} of the baseline ({result.baseline}){better}"
     )
     if result.registered:
         console.write(f"  registered as {result.model} version {result.registered}")
     else:
         console.write(f"  not registered: no better than champion version {result.champion}")
     console.write(f"  report {result.report}")
-    console.write(f"  plots  {', '.join(result.plots)}")
+    console.write(f"  plots  {_together(result.plots)}")
+
+
+def _together(paths: list[str]) -> str:
+    """Name files of one folder in short."""
+    folder = pathlib.Path(paths[0]).parent if paths else ""
+    return f"{folder}: {', '.join(pathlib.Path(path).name for path in paths)}"
 
 
 def _number(value: float | None) -> str:

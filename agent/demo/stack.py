@@ -20,10 +20,7 @@ POLL_S = 0.05
 @contextlib.asynccontextmanager
 async def running(here: session.Session) -> AsyncIterator[session.Address]:
     """Give the address of an agent while the context lasts."""
-    try:
-        address = here.address()
-    except console.Stop:
-        address = None
+    address = found(here)
     if address is not None:
         yield address
         return
@@ -34,6 +31,14 @@ async def running(here: session.Session) -> AsyncIterator[session.Address]:
         yield await _wait_ready(here, child)
     finally:
         await children.stop(child)
+
+
+def found(here: session.Session) -> session.Address | None:
+    """Find an agent that runs already."""
+    try:
+        return here.address()
+    except console.Stop:
+        return None
 
 
 def _command(here: session.Session) -> list[str]:

@@ -108,7 +108,7 @@ def ending(
             name=name,
             metric=metric,
             season=season,
-            inputs={"model": "train.model", "table": "split.test"},
+            inputs={"model": "train.model", "table": "split.test", "train": "split.train"},
         ),
         stage(
             "keep",

@@ -24,11 +24,22 @@ class Compare(kit.Stage, frozen=True):
     certain: bool = False
     """Win only if the whole interval of the difference is above zero."""
 
-    def run(self, model: models.Model, table: values.Table, context: kit.Context) -> values.Metrics:
-        """Score both on the same rows; `win` is 1 where the challenger is better than both."""
+    def run(
+        self,
+        model: models.Model,
+        table: values.Table,
+        train: values.Table | None,
+        context: kit.Context,
+    ) -> values.Metrics:
+        """Score both on the same rows; `win` is 1 where the challenger is better than both.
+
+        `train` gives the baseline its history, as in `evaluate.holdout`.
+        """
         found = predictions.predict(model, table)
         metric = self._metric(found.task)
-        name, naive = baselines.naive(found, None, self.season)
+        card = model.card
+        history = None if train is None else predictions.target(train, card.target, card.task)
+        name, naive = baselines.naive(found, history, self.season)
         plain = predictions.Predictions(found.task, found.actual, naive, None, found.classes)
         rivals = {"baseline": plain}
         champion = champions.champion(context.services.tracking_uri, self.name)
