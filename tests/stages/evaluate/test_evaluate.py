@@ -80,7 +80,8 @@ def test_cross_validation_refits_the_pipeline_in_every_fold(context):
 
 
 def test_without_a_champion_a_good_model_beats_the_baseline_and_wins(context):
-    test = fitted.wine_tables()[1]
-    metrics = compare.Compare(name="wine", resamples=50).run(fitted.wine_model(), test, context)
+    train, test = fitted.wine_tables()
+    stage = compare.Compare(name="wine", resamples=50)
+    metrics = stage.run(fitted.wine_model(), test, train, context)
     assert metrics.values["win"] == 1.0
     assert metrics.details["champion"] is None
