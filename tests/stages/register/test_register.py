@@ -57,7 +57,7 @@ def test_a_model_is_registered_once_and_becomes_champion_only_when_better(uri, t
     assert held.version == "1"
     test = fitted.wine_tables()[1]
     met = Attempt(uri, tmp_path / "4", "").context
-    metrics = compare.Compare(name="wine", resamples=30).run(fitted.wine_model(), test, met)
+    metrics = compare.Compare(name="wine", resamples=30).run(fitted.wine_model(), test, None, met)
     assert metrics.values["better_than_champion_by"] == 0.0
     assert metrics.values["win"] == 0.0
 
