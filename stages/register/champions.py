@@ -5,8 +5,11 @@ The archive is our own model file; MLflow's loaders, which may unpickle, are nev
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import pathlib
 import tempfile
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from stages import models
@@ -14,6 +17,7 @@ from stages import models
 ARCHIVE = "archive/model.zip"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+SQLITE = "sqlite:///"
 
 
 class Registered(NamedTuple):
@@ -25,10 +29,25 @@ class Registered(NamedTuple):
 
 
 def client(tracking_uri: str) -> Any:
-    """Connect to the registry."""
+    """Connect to the registry; a SQLite one is made at the first use."""
     import mlflow
 
-    return mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    with _alone(tracking_uri):
+        registry = mlflow.MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+        registry.search_registered_models(max_results=1)
+    return registry
+
+
+@contextlib.contextmanager
+def _alone(tracking_uri: str) -> Iterator[None]:
+    """Hold off other workers: two that make the tables at once break each other."""
+    if not tracking_uri.startswith(SQLITE):
+        yield
+        return
+    path = pathlib.Path(tracking_uri.removeprefix(SQLITE))
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def aliased(registry: Any, name: str, alias: str) -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from stages import kit, values
@@ -65,3 +68,16 @@ def test_a_model_is_registered_once_and_becomes_champion_only_when_better(uri, t
 def test_without_a_tracking_uri_nothing_is_registered(tmp_path):
     with pytest.raises(kit.NotAllowed, match="tracking"):
         model.RegisterModel(name="x").run(fitted.wine_model(), None, kit.Context(workdir=tmp_path))
+
+
+def test_workers_that_make_the_registry_at_once_do_not_break_each_other(tmp_path):
+    code = (
+        "import sys; from stages.register import champions; "
+        "champions.client(sys.argv[1]).create_registered_model(sys.argv[2])"
+    )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    workers = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, uri, f"model-{number}"])
+        for number in range(2)
+    ]
+    assert [worker.wait() for worker in workers] == [0, 0]
