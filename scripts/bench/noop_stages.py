@@ -1,0 +1,27 @@
+"""Owns stages that do nothing, so that what is measured is everything else."""
+
+from __future__ import annotations
+
+from stages import kit, values
+
+
+@kit.stage("bench.noop")
+class Noop(kit.Stage, frozen=True):
+    """Give a one-element list."""
+
+    item: int = 0
+
+    def run(self, before: values.Items | None) -> values.Items:
+        """Do nothing."""
+        return before or values.Items([self.item])
+
+
+@kit.stage("bench.items")
+class Some(kit.Stage, frozen=True):
+    """Give a list of numbers to fan out over."""
+
+    count: int
+
+    def run(self) -> values.Items:
+        """Count."""
+        return values.Items(list(range(self.count)))
