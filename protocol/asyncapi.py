@@ -100,7 +100,7 @@ def _message(
 
 def _anything(headers: tuple[contract.Header, ...]) -> dict[str, Any]:
     about = "A message as it came, with the headers that it had."
-    return {"name": "Any", "summary": about, "headers": _headers(headers, {}), "payload": True}
+    return {"name": "Any", "summary": about, "headers": _headers(headers, {}), "payload": {}}
 
 
 def _headers(given: tuple[contract.Header, ...], fixed: dict[str, str]) -> dict[str, Any]:
