@@ -49,6 +49,7 @@ def name_of(kind: type[msgspec.Struct]) -> str:
     return _names()[kind]
 
 
+@functools.cache
 def components(ref: str = "#/$defs/{name}") -> dict[str, Any]:
     """Give the schema of every Struct by name; `ref` says how one refers to another."""
     kinds = list(structs().values())
