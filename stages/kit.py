@@ -78,26 +78,35 @@ class Context:
     def __init__(
         self,
         *,
-        workdir: pathlib.Path,
+        workdir: pathlib.Path | Callable[[], pathlib.Path],
         services: Services = DEFAULT_SERVICES,
         seed: int = 0,
         idempotency_key: str = "",
+        traceparent: str | None = None,
         lineage: Mapping[str, str] = types.MappingProxyType({}),
         report: Callable[[float | None, str, Mapping[str, float]], None] = lambda *_: None,
         cancelled: Callable[[], bool] = lambda: False,
         note: Callable[[str, Mapping[str, Any]], None] = lambda *_: None,
     ) -> None:
-        self.workdir = workdir
-        """An empty folder for this attempt, removed afterwards."""
+        self._workdir = workdir
         self.services = services
         self.seed = seed
         self.idempotency_key = idempotency_key
         """The same for every attempt of this stage in this run."""
+        self.traceparent = traceparent
+        """W3C trace context of the request, for whatever the stage calls."""
         self.lineage = lineage
         """Facts worth keeping with a model: run, pipeline, code version, input digests."""
         self._report = report
         self._cancelled = cancelled
         self._note = note
+
+    @property
+    def workdir(self) -> pathlib.Path:
+        """Give an empty folder for this attempt, made when first asked for, removed afterwards."""
+        if not isinstance(self._workdir, pathlib.Path):
+            self._workdir = self._workdir()
+        return self._workdir
 
     def progress(self, fraction: float | None = None, message: str = "", **metrics: float) -> None:
         """Tell how far the work is (0 to 1); raise Cancelled if the run was cancelled."""

@@ -44,8 +44,9 @@ class Triage(base.Template, frozen=True, kw_only=True):
     def design(self, profile: profiles.Profile) -> pipelines.Pipeline:
         """Label by suppression, split by file, encode rule and code, train, judge, register."""
         base.required(profile, {"suppressed": self.suppressed, "group": self.group})
-        text = [name for name in self.text if name in profile.names]
-        categories = [name for name in self.categories if name in profile.names]
+        told = {column.name for column in profile.columns if column.nulls < profile.rows}
+        text = [name for name in self.text if name in told]
+        categories = [name for name in self.categories if name in told]
         if not text and not categories:
             raise base.InvalidTemplate([_nothing_to_learn_from(profile)])
         stages = [

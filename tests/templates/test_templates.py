@@ -42,7 +42,7 @@ def stage(pipeline: pipelines.Pipeline, name: str) -> pipelines.Stage:
 
 @pytest.mark.parametrize("name", CASES)
 def test_every_design_is_a_pipeline_that_the_catalog_accepts(name):
-    assert catalog.Catalog().problems(design(name)) == []
+    assert catalog.Catalog().check(design(name)) == []
 
 
 @pytest.mark.parametrize("name", CASES)
