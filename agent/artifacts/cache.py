@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
-import pathlib
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from agent.artifacts import store
+from agent.artifacts import errors, sources, store
 from protocol import artifacts
 from stages import kit
 
@@ -51,12 +47,16 @@ class Cache:
     def lookup(self, stage: str, key: str) -> Record | None:
         """Give the record of a key if all of its outputs are still there, whole.
 
-        A table or model is checked again, byte by byte, when it is read.
+        See `store.Store.renew` for what is verified here, and what when it is read.
         """
         record = self._read(_name(stage, key))
-        if record is None or not all(self._store.holds(ref) for ref in record.outputs.values()):
+        if record is None:
             return None
-        return record
+        try:
+            whole = all(self._store.renew(ref) for ref in record.outputs.values())
+        except errors.ForeignArtifact:
+            return None  # the store has been moved since
+        return record if whole else None
 
     def remember(
         self,
@@ -78,7 +78,7 @@ class Cache:
         """Say what differs from the most similar record; None where there is no other record."""
         key = key_of(components)
         best: list[Difference] | None = None
-        for name in self._store.records(_folder(stage))[:_COMPARED]:
+        for name, _ in self._store.records(_folder(stage))[:_COMPARED]:
             record = self._read(name)
             if record is None or record.key == key:
                 continue
@@ -89,8 +89,12 @@ class Cache:
 
     def records(self) -> list[tuple[str, Record]]:
         """List every record with its name."""
+        return [(name, record) for name, _, record in self.dated() if record is not None]
+
+    def dated(self) -> list[tuple[str, float, Record | None]]:
+        """List what is kept as (name, POSIX time of last change, record or None if unreadable)."""
         names = self._store.records(_FOLDER)
-        return [(name, record) for name in names if (record := self._read(name)) is not None]
+        return [(name, changed, self._read(name)) for name, changed in names]
 
     def drop(self, name: str) -> None:
         """Forget a record."""
@@ -117,7 +121,7 @@ def components(
     counted = {port: d for port, d in inputs.items() if port not in definition.cache_ignores}
     return {
         "stage": definition.name,
-        "code": code_digest(definition),
+        "code": sources.code_digest(definition),
         "libraries": _versions(definition.libraries),
         "params": dict(params),
         "seed": seed,
@@ -133,24 +137,27 @@ def key_of(gathered: Components) -> str:
 
 def differences(before: Components, now: Components) -> list[Difference]:
     """Name the components that differ, one level into those that have parts."""
+    old, new = _parts(before), _parts(now)
     return [
-        Difference(name, _part(before, name), _part(now, name))
-        for name in sorted(_names(before) | _names(now))
-        if _part(before, name) != _part(now, name)
+        Difference(name, old.get(name), new.get(name))
+        for name in sorted(old.keys() | new.keys())
+        if _written(old, name) != _written(new, name)
     ]
 
 
-def _names(gathered: Components) -> set[str]:
-    names: set[str] = set()
+def _parts(gathered: Components) -> dict[str, Any]:
+    parts: dict[str, Any] = {}
     for name, value in gathered.items():
-        names |= {f"{name}.{part}" for part in value} if isinstance(value, dict) else {name}
-    return names
+        if isinstance(value, dict):
+            parts |= {f"{name}.{inner}": part for inner, part in value.items()}
+        else:
+            parts[name] = value
+    return parts
 
 
-def _part(gathered: Components, name: str) -> Any:
-    outer, _, inner = name.partition(".")
-    value = gathered.get(outer)
-    return value.get(inner) if inner and isinstance(value, dict) else value
+def _written(parts: dict[str, Any], name: str) -> bytes | None:
+    """Give a part as it goes into the key, where 1 and 1.0, or null and nothing, are not equal."""
+    return msgspec.json.encode(parts[name], order="sorted") if name in parts else None
 
 
 def _folder(stage: str) -> str:
@@ -170,53 +177,3 @@ def _versions(libraries: tuple[str, ...]) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             found[name] = "absent"
     return found
-
-
-@functools.cache
-def code_digest(definition: kit.Definition) -> str:
-    """Digest a stage's module and, transitively, what it imports from its own package.
-
-    Imports inside functions count too. The digest is taken once per process: a running agent
-    runs the code that it loaded.
-    """
-    module = definition.cls.__module__
-    root = module.partition(".")[0]
-    seen: dict[str, str] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        source = _source(name)
-        if name in seen or source is None:
-            continue
-        seen[name] = hashlib.sha256(source).hexdigest()
-        waiting += _imported(source, root)
-    return hashlib.sha256(msgspec.json.encode(seen, order="sorted")).hexdigest()[:16]
-
-
-def _source(module: str) -> bytes | None:
-    loaded = sys.modules.get(module)
-    spec = getattr(loaded, "__spec__", None) or importlib.util.find_spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return pathlib.Path(spec.origin).read_bytes()
-
-
-def _imported(source: bytes, root: str) -> list[str]:
-    """Name the modules of the package `root` that a module imports anywhere in its text."""
-    found: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return [name for name in found if name.partition(".")[0] == root and _is_module(name)]
-
-
-@functools.cache
-def _is_module(name: str) -> bool:
-    if name in sys.modules:
-        return True
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False

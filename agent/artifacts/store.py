@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
-import os
 import pathlib
-import tempfile
+import re
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from agent.artifacts import errors
+from agent.artifacts import errors, files
 from protocol import artifacts
 from stages import registry, values
 
+FRESH_S = 60.0
+"""A blob younger than this is not made younger when it is put again."""
+SMALL_BYTES = 1 << 20
+"""A remote blob up to this size is read, and so verified, before a cached result is given."""
 _BLOBS = "sha256"
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+"""What file systems call the time of last change; the last one only where there is no other."""
 
 
 class Store:
@@ -27,18 +35,32 @@ class Store:
     local store hands its own files out, so a table is mapped from where it lies.
     """
 
-    def __init__(self, uri: str, local: pathlib.Path) -> None:
+    def __init__(self, uri: str, local: pathlib.Path | str) -> None:
         self.uri = uri.rstrip("/")
         self._fs, self._root = fsspec.core.url_to_fs(self.uri)
-        self._local = local
         self._is_local = "file" in _protocols(self._fs)
-        self._verified: dict[str, tuple[int, int, int]] = {}
+        if self._is_local and "://" in uri:
+            self._root = unquote(self._root)
+        self._local = pathlib.Path(local)
+        self._scratch = (pathlib.Path(self._root) if self._is_local else self._local) / "tmp"
+        self._digests = files.Digests()
 
     def put(self, value: values.Value) -> artifacts.ArtifactRef:
-        """Store a value."""
-        with self._scratch() as path:
+        """Store a value durably; what is there already, and whole, is not written again."""
+        with files.scratch(self._scratch) as path:
             value.save(path)
-            return self._put_file(path, value)
+            digest, size = files.digest(path), path.stat().st_size
+            if not self._renew(digest, size):
+                self._deliver(path, self._place(digest), durable=True)
+        return artifacts.ArtifactRef(
+            kind=cast("artifacts.Kind", value.kind),
+            digest=digest,
+            uri=self._uri_of(digest),
+            media_type=value.media_type,
+            size_bytes=size,
+            rows=value.rows(),
+            schema=_schema(value),
+        )
 
     def get(self, ref: artifacts.ArtifactRef) -> values.Value:
         """Read a value back.
@@ -51,38 +73,59 @@ class Store:
     def path(self, ref: artifacts.ArtifactRef) -> pathlib.Path:
         """Give a local file with the artifact's bytes, verified against its digest."""
         self._check_own(ref)
-        path = self._local_path(ref)
-        if not path.exists():
-            self._fetch(ref, path)
-        self._verify(ref, path)
+        path = self._local_path(ref.digest)
+        found = self._digest_at(path)
+        if found == ref.digest:
+            return path
+        if not self._is_local:
+            self._fetch(ref, path)  # there is no copy yet, or the copy is at fault
+        elif found is None:
+            raise errors.ArtifactMissing(ref.digest, ref.uri)
+        else:
+            raise errors.ArtifactCorrupt(ref.digest, ref.uri, found)
         return path
 
-    def holds(self, ref: artifacts.ArtifactRef) -> bool:
-        """Say whether the blob is there with its right size; its bytes are checked when read."""
+    def renew(self, ref: artifacts.ArtifactRef) -> bool:
+        """Say whether an artifact is there and whole; a local one that is counts as new then.
+
+        A local one is verified byte by byte, as is a small remote one. Of a large remote one the
+        size is compared; its bytes are verified when they are read.
+        """
         self._check_own(ref)
-        with contextlib.suppress(FileNotFoundError):
-            return int(self._fs.size(self._place(ref.digest))) == ref.size_bytes
-        return False
+        if self._is_local:
+            return self._renew(ref.digest, ref.size_bytes)
+        return self._is_whole(ref.digest, ref.size_bytes, self._remote_info(ref.digest))
 
     def digests(self) -> Iterator[tuple[str, float]]:
-        """List stored blobs as (digest, age as a POSIX time of last change)."""
-        base = f"{self._root}/{_BLOBS}"
-        if not self._fs.exists(base):
-            return
-        for path, info in self._fs.find(base, detail=True).items():
+        """List stored blobs as (digest, POSIX time of last change)."""
+        for path, info in self._find(_BLOBS).items():
             yield f"sha256:{path.rsplit('/', 1)[-1]}", _changed(info)
 
-    def delete(self, digest: str) -> None:
-        """Remove a blob."""
-        self._verified.pop(digest, None)
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(self._place(digest))
+    def delete(self, digest: str, *, before: float | None = None) -> None:
+        """Remove a blob, and the copy of it here; one that is not there is ignored.
+
+        With `before`, leave one that was stored again, or renewed, since that POSIX time.
+        """
+        copy = self._local_path(digest)
+        if before is not None and self._changed_at(digest) >= before:
+            return
+        self._digests.forget(copy)
+        copy.unlink(missing_ok=True)
+        if not self._is_local:
+            self._remove(self._place(digest))
+
+    def sweep(self, before: float) -> int:
+        """Remove unfinished files that writers which died before a POSIX time left here."""
+        return files.sweep(self._scratch, before)
 
     def write_record(self, name: str, data: bytes) -> None:
-        """Keep a small named document beside the blobs, replacing one of that name at once."""
-        with self._scratch() as path:
+        """Keep a small named document beside the blobs, replacing one of that name at once.
+
+        It is not forced to disk: after a power cut it may be gone, or be what it was.
+        """
+        with files.scratch(self._scratch) as path:
             path.write_bytes(data)
-            self._deliver(path, f"{self._root}/{name}")
+            self._deliver(path, f"{self._root}/{name}", durable=False)
 
     def read_record(self, name: str) -> bytes | None:
         """Read a named document."""
@@ -90,95 +133,106 @@ class Store:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         return None
 
-    def records(self, folder: str) -> list[str]:
-        """Name the documents of a folder, newest first."""
+    def records(self, folder: str) -> list[tuple[str, float]]:
+        """List the documents of a folder, newest first, with the POSIX time of last change."""
         base = f"{self._root}/{folder}"
-        if not self._fs.exists(base):
-            return []
-        found = self._fs.find(base, detail=True).items()
-        by_age = sorted(found, key=lambda item: _changed(item[1]), reverse=True)
-        return [folder + path.split(base, 1)[1] for path, _ in by_age]
+        found = [
+            (folder + path.split(base, 1)[1], _changed(info))
+            for path, info in self._find(folder).items()
+        ]
+        return sorted(found, key=lambda item: item[1], reverse=True)
 
     def remove_record(self, name: str) -> None:
         """Remove a named document."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.rm(f"{self._root}/{name}")
+        self._remove(f"{self._root}/{name}")
 
-    def _put_file(self, path: pathlib.Path, value: values.Value) -> artifacts.ArtifactRef:
-        digest = f"sha256:{_digest(path)}"
-        place = self._place(digest)
-        size = path.stat().st_size
-        if not self._fs.exists(place) or self._fs.size(place) != size:
-            self._deliver(path, place)
-        return artifacts.ArtifactRef(
-            kind=value.kind,  # type: ignore[arg-type] - the registry's kinds are the contract's
-            digest=digest,
-            uri=f"{self.uri}/{_BLOBS}/{digest[7:9]}/{digest[7:]}",
-            media_type=value.media_type,
-            size_bytes=size,
-            rows=value.rows(),
-            schema=_schema(value),
-        )
-
-    def _deliver(self, path: pathlib.Path, place: str) -> None:
-        """Move a finished file to its name: a reader sees all of it or nothing."""
+    def _renew(self, digest: str, size: int) -> bool:
+        """Make a whole blob count as new; False where it has to be written (again)."""
         if not self._is_local:
-            self._fs.put_file(str(path), place)
-            return
-        target = pathlib.Path(place)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-        path.replace(target)
+            info = self._remote_info(digest)
+            return _is_fresh(_changed(info)) and self._is_whole(digest, size, info)
+        path = self._local_path(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if self._digests.of(path) != digest:
+                return False
+            if not _is_fresh(files.changed(path)):
+                self._digests.touch(path)
+            return True
+        return False
 
-    @contextlib.contextmanager
-    def _scratch(self) -> Iterator[pathlib.Path]:
-        """Give a temporary file name on the file system that the blobs are renamed into."""
-        folder = pathlib.Path(self._root) / "tmp" if self._is_local else self._local / "tmp"
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder)
-        os.close(handle)
-        path = pathlib.Path(name)
+    def _is_whole(self, digest: str, size: int, info: dict[str, Any]) -> bool:
+        """Say whether a remote blob is what it should be; a small one is read to be sure."""
+        if info.get("size") != size or size > SMALL_BYTES:
+            return info.get("size") == size
+        with contextlib.suppress(FileNotFoundError):
+            data = self._fs.cat_file(self._place(digest))
+            return hashlib.sha256(data).hexdigest() == digest[7:]
+        return False
+
+    def _digest_at(self, path: pathlib.Path) -> str | None:
+        with contextlib.suppress(FileNotFoundError):
+            return self._digests.of(path)
+        return None
+
+    def _changed_at(self, digest: str) -> float:
+        """Give the POSIX time of a blob's last change; 0 where there is none."""
+        if self._is_local:
+            return files.changed(self._local_path(digest))
+        info = self._remote_info(digest)
+        return _changed(info) if info else 0.0
+
+    def _deliver(self, path: pathlib.Path, place: str, *, durable: bool) -> None:
+        """Move a finished file to its name: a reader sees all of it or nothing."""
+        if self._is_local:
+            files.deliver(path, pathlib.Path(place), durable=durable)
+        else:
+            self._fs.put_file(str(path), place)
+
+    def _fetch(self, ref: artifacts.ArtifactRef, path: pathlib.Path) -> None:
+        """Copy a remote blob here, under its name only if its bytes are right."""
+        with files.scratch(self._scratch) as copy:
+            try:
+                self._fs.get_file(self._place(ref.digest), str(copy))
+            except FileNotFoundError as error:
+                raise errors.ArtifactMissing(ref.digest, ref.uri) from error
+            found = files.digest(copy)
+            if found != ref.digest:
+                raise errors.ArtifactCorrupt(ref.digest, ref.uri, found)
+            files.deliver(copy, path, durable=False)
+
+    def _find(self, folder: str) -> dict[str, dict[str, Any]]:
+        self._fs.invalidate_cache()
         try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+            found: dict[str, dict[str, Any]] = self._fs.find(f"{self._root}/{folder}", detail=True)
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _remote_info(self, digest: str) -> dict[str, Any]:
+        self._fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            return dict(self._fs.info(self._place(digest)))
+        return {}
+
+    def _remove(self, place: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(place)
 
     def _place(self, digest: str) -> str:
         return f"{self._root}/{_BLOBS}/{digest[7:9]}/{digest[7:]}"
 
-    def _local_path(self, ref: artifacts.ArtifactRef) -> pathlib.Path:
-        if self._is_local:
-            return pathlib.Path(self._place(ref.digest))
-        return self._local / _BLOBS / ref.digest[7:]
+    def _uri_of(self, digest: str) -> str:
+        return f"{self.uri}/{_BLOBS}/{digest[7:9]}/{digest[7:]}"
 
-    def _fetch(self, ref: artifacts.ArtifactRef, path: pathlib.Path) -> None:
+    def _local_path(self, digest: str) -> pathlib.Path:
         if self._is_local:
-            raise errors.ArtifactMissing(ref.digest, ref.uri)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._scratch() as scratch:
-            try:
-                self._fs.get_file(self._place(ref.digest), str(scratch))
-            except FileNotFoundError as error:
-                raise errors.ArtifactMissing(ref.digest, ref.uri) from error
-            scratch.replace(path)
-
-    def _verify(self, ref: artifacts.ArtifactRef, path: pathlib.Path) -> None:
-        """Check the bytes once per process and again whenever the file has changed."""
-        stat = path.stat()
-        mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
-        if self._verified.get(ref.digest) == mark:
-            return
-        found = f"sha256:{_digest(path)}"
-        if found != ref.digest:
-            if not self._is_local:
-                path.unlink()  # the copy may be at fault, not the store
-            raise errors.ArtifactCorrupt(ref.digest, ref.uri, found)
-        self._verified[ref.digest] = mark
+            return pathlib.Path(self._place(digest))
+        return self._local / _BLOBS / digest[7:]
 
     def _check_own(self, ref: artifacts.ArtifactRef) -> None:
         """Refuse a ref that leads elsewhere: refs come from the bus."""
-        if _path_of(ref.uri) != _path_of(f"{self.uri}/{_BLOBS}/{ref.digest[7:9]}/{ref.digest[7:]}"):
+        known = _DIGEST.fullmatch(ref.digest)
+        if not known or _path_of(ref.uri) != _path_of(self._uri_of(ref.digest)):
             raise errors.ForeignArtifact(ref.uri, self.uri)
 
 
@@ -188,18 +242,21 @@ def _protocols(fs: Any) -> tuple[str, ...]:
 
 def _path_of(uri: str) -> tuple[str, str, str]:
     parts = urlsplit(uri)
-    scheme = parts.scheme or "file"
-    return scheme, parts.netloc, unquote(parts.path)
+    return parts.scheme or "file", parts.netloc, unquote(parts.path)
 
 
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _is_fresh(changed: float) -> bool:
+    return time.time() - changed < FRESH_S
 
 
 def _changed(info: dict[str, Any]) -> float:
-    changed = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
-    return changed.timestamp() if hasattr(changed, "timestamp") else float(changed)
+    """Give the POSIX time of last change; what tells none counts as new, and is not collected."""
+    changed = next((info[name] for name in _TIMES if info.get(name)), None)
+    if changed is None:
+        return time.time()
+    if isinstance(changed, str):
+        changed = dt.datetime.fromisoformat(changed)
+    return changed.timestamp() if isinstance(changed, dt.datetime) else float(changed)
 
 
 def _schema(value: values.Value) -> list[artifacts.ColumnSchema] | None:

@@ -1,9 +1,9 @@
-"""Owns garbage collection: what no journal and no cache record refers to is deleted."""
+"""Owns the command's side of garbage collection: which artifacts the journals refer to."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import datetime as dt
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from protocol import client
 
 PAGE = 1000
+MOMENT = dt.timedelta(microseconds=1)
 
 
 class Swept(msgspec.Struct, frozen=True):
-    """What a collection did."""
+    """What a collection did, or would do."""
 
     deleted: int
     kept: int
     records_dropped: int
+    unfinished: int
+    """Files removed that writers which died had left on this machine."""
     dry_run: bool
 
 
@@ -31,41 +34,37 @@ def collect(here: session.Session, *, dry_run: bool, drop_cache: bool, grace_s: 
 
     The grace covers work in flight, whose outputs are stored before the journal names them.
     """
-    from agent.artifacts import cache
+    from agent.artifacts import garbage
 
     reachable = here.ask(_journaled)
     kept = tracing.open_store(here)
-    steps = cache.Cache(kept)
-    dropped = 0
-    for name, record in steps.records():
-        outputs = {ref.digest for ref in record.outputs.values()}
-        if drop_cache and not outputs <= reachable:
-            dropped += 1
-            if not dry_run:
-                steps.drop(name)
-        else:
-            reachable |= outputs
-    oldest = time.time() - grace_s
-    stored = list(kept.digests())
-    doomed = [digest for digest, at in stored if digest not in reachable and at < oldest]
-    for digest in doomed if not dry_run else ():
-        kept.delete(digest)
-    return Swept(len(doomed), len(stored) - len(doomed), dropped, dry_run)
+    swept = garbage.collect(kept, reachable, grace_s, drop_cache=drop_cache, dry_run=dry_run)
+    return Swept(**msgspec.structs.asdict(swept), dry_run=dry_run)
 
 
 async def _journaled(agent: client.Client) -> set[str]:
     """Collect the digests that any run's journal names."""
     found: set[str] = set()
+    async for run_id in _run_ids(agent):
+        async for raw in agent.journal(run_id):
+            commit = codec.decode(raw.data, events.Commit)
+            found |= {ref.digest for event in commit.events for ref in _refs(event)}
+    return found
+
+
+async def _run_ids(agent: client.Client) -> AsyncIterator[str]:
+    """Walk over all runs. Those accepted at one moment may lie on both sides of a page's end."""
+    seen: set[str] = set()
     query = commands.RunListQuery(limit=PAGE)
     while True:
         page = (await agent.list(query)).runs
-        for run in page:
-            async for raw in agent.journal(run.run_id):
-                commit = codec.decode(raw.data, events.Commit)
-                found |= {ref.digest for event in commit.events for ref in _refs(event)}
-        if len(page) < PAGE:
-            return found
-        query = commands.RunListQuery(limit=PAGE, before=page[-1].accepted_at)
+        new = {run.run_id for run in page} - seen
+        for run_id in new:
+            yield run_id
+        if len(page) < PAGE or not new:
+            return
+        seen |= new
+        query = commands.RunListQuery(limit=PAGE, before=page[-1].accepted_at + MOMENT)
 
 
 def _refs(event: events.Event) -> Iterator[artifacts.ArtifactRef]:

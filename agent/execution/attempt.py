@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from agent.artifacts import cache, store
+from agent.artifacts import sources, store
 from agent.execution import base, capture, faults
 from agent.run import effects
 from protocol import artifacts, diagnosis, problems
@@ -81,14 +81,14 @@ class Attempt:
         definition = registry.get(self._work.use)
         params, inputs = self._gather(definition)
         stage = decode(definition, params)
-        with _workdir() as folder:
-            context = self._context(folder, definition)
+        with contextlib.ExitStack() as folders:
+            context = self._context(folders, definition)
             context.check()
             extra = {"context": context} if definition.takes_context else {}
             made = named(definition, stage.run(**inputs, **extra))  # type: ignore[attr-defined]
             context.check()
             outputs = {port: self._store.put(value) for port, value in made.items()}
-        return outputs, metrics_of(made), cache.code_digest(definition)
+        return outputs, metrics_of(made), sources.code_digest(definition)
 
     def _gather(self, definition: kit.Definition) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the inputs and put the element of a fan-out where it belongs."""
@@ -108,13 +108,14 @@ class Attempt:
             return [self._store.get(one) for one in ref]
         return self._store.get(ref)
 
-    def _context(self, folder: pathlib.Path, definition: kit.Definition) -> kit.Context:
+    def _context(self, folders: contextlib.ExitStack, definition: kit.Definition) -> kit.Context:
         work = self._work
         return kit.Context(
-            workdir=folder,
+            workdir=lambda: folders.enter_context(_workdir()),
             services=self._services,
             seed=work.seed,
             idempotency_key=work.idempotency_key,
+            traceparent=work.traceparent,
             lineage=_lineage(work, definition),
             report=self._tell,
             cancelled=self._stopped,
@@ -124,7 +125,8 @@ class Attempt:
     def _tell(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         """Report only what can be written on the wire."""
         known = fraction is not None and math.isfinite(fraction)
-        self._report(float(fraction or 0.0) if known else None, str(message), _finite(metrics))
+        text = faults.readable(str(message))
+        self._report(float(fraction or 0.0) if known else None, text, _finite(metrics))
 
     def _tell_fact(self, fact: str, details: Mapping[str, Any]) -> None:
         """Note plain data only; what cannot be written is the stage's fault, here and now."""
@@ -155,12 +157,16 @@ def element(kept: store.Store, item: effects.Item, into: str) -> Any:
 
 def named(definition: kit.Definition, returned: Any) -> dict[str, values.Value]:
     """Give what a stage returned by output port; an optional output may be None."""
-    if not definition.outputs:
-        return {}
-    if isinstance(returned, values.Value):
-        return {definition.outputs[0].name: returned}
-    found = {port.name: getattr(returned, port.name) for port in definition.outputs}
-    return {name: value for name, value in found.items() if value is not None}
+    several = hasattr(returned, "_fields")
+    found: dict[str, values.Value] = {}
+    for port in definition.outputs:
+        value = getattr(returned, port.name, None) if several else returned
+        if value is None and port.optional:
+            continue
+        if not isinstance(value, values.Value) or value.kind != port.kind:
+            raise faults.BadOutput(port.name, port.kind, value)
+        found[port.name] = value
+    return found
 
 
 def metrics_of(made: Mapping[str, values.Value]) -> dict[str, float]:
@@ -175,7 +181,7 @@ def metrics_of(made: Mapping[str, values.Value]) -> dict[str, float]:
 def _finite(numbers: Mapping[str, Any]) -> dict[str, float]:
     """Keep what is a number that JSON can carry."""
     return {
-        str(name): float(number)
+        faults.readable(str(name)): float(number)
         for name, number in numbers.items()
         if isinstance(number, numbers_.Real) and math.isfinite(number)
     }
@@ -200,7 +206,7 @@ def _lineage(work: effects.Work, definition: kit.Definition) -> dict[str, str]:
         "pipeline": work.pipeline,
         "stage": work.key.stage,
         "use": work.use,
-        "code_version": cache.code_digest(definition),
+        "code_version": sources.code_digest(definition),
     }
     found = digests(work.inputs)
     return facts | {

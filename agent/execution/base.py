@@ -46,6 +46,9 @@ Outcome = Succeeded | Failed | Halted
 class Watcher(Protocol):
     """What an attempt tells while it runs."""
 
+    def began(self) -> None:
+        """Take note that it got its place and is at work; its time limit counts from here."""
+
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         """Take a sign of life; it is passed on to operators and not stored."""
 

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import pathlib
-import tempfile
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import structlog
 
-from agent.artifacts import cache, store
-from agent.execution import attempt, base
+from agent.artifacts import cache, sources, store
+from agent.execution import base, identity
 from agent.run import effects
 from stages import kit, registry
 
 log = structlog.get_logger(__name__)
-
-
-class _Known(msgspec.Struct, frozen=True):
-    """What a piece of work is found by."""
-
-    key: str
-    components: cache.Components
 
 
 class _Job:
@@ -34,6 +26,10 @@ class _Job:
         self.substituted = False
         """A fallback stood in: what came out is not what this work makes, so it is not kept."""
         self._watcher = watcher
+
+    def began(self) -> None:
+        """Pass the beginning on."""
+        self._watcher.began()
 
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         """Pass a progress on."""
@@ -67,25 +63,25 @@ class CachedExecutor:
     ) -> None:
         self._inner = inner
         self._cache = kept
-        self._store = artifact_store
-        self._services = services
+        self._identities = identity.Identities(artifact_store, services)
         self._leading: dict[str, asyncio.Future[base.Succeeded | None]] = {}
         self._jobs: dict[effects.WorkKey, _Job] = {}
+        sources.freeze(registry.stages().values())
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt, unless what it would make is there or about to be."""
         job = self._jobs[work.key] = _Job(watcher)
         try:
-            known = None
-            if work.cache != "off":
-                known = await asyncio.to_thread(self._identify, work)
-            if known is None:
+            if identity.excluded(work):
+                return await self._made(work, job)
+            known = await asyncio.to_thread(self._identities.of, work)
+            if isinstance(known, identity.Unknowable):
                 return await self._made(work, job)
             return await self._shared(work, known, job)
         finally:
             del self._jobs[work.key]
 
-    async def _shared(self, work: effects.Work, known: _Known, job: _Job) -> base.Outcome:
+    async def _shared(self, work: effects.Work, known: identity.Known, job: _Job) -> base.Outcome:
         """Follow whoever does the same work; lead where nobody does, or nobody manages to."""
         while work.cache == "use" and (leader := self._leading.get(known.key)):
             if not await job.followed(leader):
@@ -95,14 +91,17 @@ class CachedExecutor:
                 return _again(made)
         return await self._lead(work, known, job)
 
-    async def _lead(self, work: effects.Work, known: _Known, job: _Job) -> base.Outcome:
+    async def _lead(self, work: effects.Work, known: identity.Known, job: _Job) -> base.Outcome:
         lead: asyncio.Future[base.Succeeded | None] = asyncio.get_running_loop().create_future()
         mine = self._leading.setdefault(known.key, lead) is lead
         made: base.Succeeded | None = None
         try:
             outcome = await self._found(work, known) or await self._made(work, job)
-            if isinstance(outcome, base.Succeeded) and not job.substituted:
-                outcome = made = await self._kept(work, known, outcome)
+            if isinstance(outcome, base.Succeeded):
+                outcome = _completed(outcome, known, substituted=job.substituted)
+                if outcome.cache_key is not None:
+                    made = outcome
+                    await self._remember(work, known, made)
             return outcome
         finally:
             lead.set_result(made)
@@ -114,69 +113,35 @@ class CachedExecutor:
             return base.Halted("not_started")
         return await self._inner.run(work, job)
 
-    async def _found(self, work: effects.Work, known: _Known) -> base.Succeeded | None:
+    async def _found(self, work: effects.Work, known: identity.Known) -> base.Succeeded | None:
         if work.cache != "use":
             return None
-        record = await asyncio.to_thread(self._cache.lookup, work.use, known.key)
+        try:
+            record = await asyncio.to_thread(self._cache.lookup, work.use, known.key)
+        except Exception:  # whatever ails the cache, the work can still be done
+            log.warning("cache.not_read", stage=work.key.stage, key=known.key, exc_info=True)
+            return None
         if record is None:
             return None
-        return base.Succeeded(record.outputs, record.metrics, cached=True, cache_key=known.key)
+        return base.Succeeded(record.outputs, record.metrics, cached=True)
 
-    async def _kept(
-        self, work: effects.Work, known: _Known, made: base.Succeeded
-    ) -> base.Succeeded:
-        code = str(known.components["code"])
-        full = msgspec.structs.replace(made, cache_key=known.key, code_version=code)
-        if not made.cached:
-            await asyncio.to_thread(
-                self._cache.remember,
-                work.use,
-                known.key,
-                known.components,
-                made.outputs,
-                made.metrics,
-            )
-        return full
-
-    def _identify(self, work: effects.Work) -> _Known | None:
-        """Gather what decides the outputs; None where that cannot be known. Blocks."""
-        definition = registry.stages().get(work.use)
-        if definition is None or not definition.cacheable:
-            return None
+    async def _remember(
+        self, work: effects.Work, known: identity.Known, made: base.Succeeded
+    ) -> None:
+        if made.cached:
+            return
+        remember = functools.partial(
+            self._cache.remember,
+            work.use,
+            known.key,
+            known.components,
+            made.outputs,
+            made.metrics,
+        )
         try:
-            params, inputs = self._element(work, definition)
-            source = self._fingerprint(work, definition, params)
-        except Exception as error:  # noqa: BLE001 - the attempt itself meets it again and reports it
-            log.debug("cache.not_identified", stage=work.key.stage, reason=str(error))
-            return None
-        if source is None:
-            return None
-        parts = cache.components(definition, params, work.seed, inputs, source)
-        return _Known(cache.key_of(parts), parts)
-
-    def _element(
-        self, work: effects.Work, definition: kit.Definition
-    ) -> tuple[dict[str, Any], dict[str, str | list[str]]]:
-        """Count the element of a fan-out as the parameter or input that it becomes."""
-        params, inputs = dict(work.params), attempt.digests(work.inputs)
-        item, into = work.item, work.item_into
-        if item is None or into is None:
-            return params, inputs
-        if into in {port.name for port in definition.inputs}:
-            return params, inputs | {into: item.source.digest}
-        return params | {into: attempt.element(self._store, item, into)}, inputs
-
-    def _fingerprint(
-        self, work: effects.Work, definition: kit.Definition, params: dict[str, Any]
-    ) -> str | None:
-        stage = attempt.decode(definition, params)
-        if definition.cls.fingerprint is kit.Stage.fingerprint:
-            return ""
-        with tempfile.TemporaryDirectory(prefix="mlpm-") as folder:
-            context = kit.Context(
-                workdir=pathlib.Path(folder), services=self._services, seed=work.seed
-            )
-            return stage.fingerprint(context)
+            await asyncio.to_thread(remember)
+        except Exception:  # the outputs are stored: the work is done
+            log.warning("cache.not_written", stage=work.key.stage, key=known.key, exc_info=True)
 
     async def stop(self, key: effects.WorkKey, *, force: bool) -> None:
         """Stop an attempt; one that waits for another's work lets that go on."""
@@ -188,6 +153,19 @@ class CachedExecutor:
     async def close(self) -> None:
         """Close the inner executor."""
         await self._inner.close()
+
+
+def _completed(made: base.Succeeded, known: identity.Known, *, substituted: bool) -> base.Succeeded:
+    """Fill in the code's digest, and the key if the outputs are what the key promises.
+
+    A fallback's are not, nor are those of a worker that was started from other code.
+    """
+    code = str(known.components["code"])
+    ran = made.code_version or code
+    if ran != code:
+        log.warning("cache.code_differs", agent=code, worker=ran, key=known.key)
+    key = None if substituted or ran != code else known.key
+    return msgspec.structs.replace(made, cache_key=key, code_version=ran)
 
 
 def _again(made: base.Succeeded) -> base.Succeeded:

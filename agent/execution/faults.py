@@ -37,6 +37,17 @@ class ElementMissing(Exception):
         self.size = size
 
 
+class BadOutput(Exception):
+    """A stage returned something else than it says that it makes."""
+
+    def __init__(self, port: str, kind: str, returned: Any) -> None:
+        found = getattr(returned, "kind", type(returned).__name__)
+        what = "nothing" if returned is None else f"a {found}"
+        super().__init__(f"the stage returned {what}, not a {kind}, as its {port!r}")
+        self.port = port
+        self.kind = kind
+
+
 class _Rule(NamedTuple):
     code: problems.Code
     retryable: bool = False
@@ -53,6 +64,7 @@ _RULES: list[tuple[tuple[type[BaseException], ...], _Rule]] = [
     ((errors.ArtifactMissing, ConnectionError, TimeoutError), _Rule("transient", True)),
     ((msgspec.ValidationError,), _Rule("invalid_field")),
     ((BadItem,), _Rule("type_mismatch")),
+    ((BadOutput,), _Rule("code_fault")),
     (
         (registry.UnknownStage,),
         _Rule("unknown_stage", hint="the worker runs other code than the agent"),
@@ -77,7 +89,13 @@ def problem_of(error: BaseException) -> problems.Problem:
 
 def _problem(rule: _Rule, error: BaseException, path: str | None = None) -> problems.Problem:
     text = readable(str(error)[:MAX_MESSAGE]) or f"the stage raised {type(error).__name__}"
-    return problems.Problem(rule.code, text, path=path, hint=rule.hint, retryable=rule.retryable)
+    return problems.Problem(
+        rule.code,
+        text,
+        path=None if path is None else readable(path),
+        hint=None if rule.hint is None else readable(rule.hint),
+        retryable=rule.retryable,
+    )
 
 
 def _code_fault(error: BaseException) -> problems.Problem:

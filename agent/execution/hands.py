@@ -9,11 +9,12 @@ import os
 import platform
 import signal
 import time
+import uuid
 from typing import Any
 
 import msgspec
 
-from agent.execution import worker
+from agent.execution import lines, worker
 
 GONE_WITHIN_S = 10.0
 _INSIST_AFTER_S = 1.0
@@ -38,32 +39,96 @@ class Shape(msgspec.Struct, frozen=True):
 COMMON = Shape()
 
 
+class Call:
+    """One attempt on a worker, and its reply."""
+
+    def __init__(self, number: int, payload: bytes) -> None:
+        self.number = number
+        """It tells the attempt from the worker's others."""
+        self.payload = payload
+        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        """Raises Ray's error where the worker dies."""
+
+    def settle(self, outcome: bytes | BaseException) -> None:
+        """Take the reply, or what prevents it; only the first counts."""
+        if self.reply.done():
+            return
+        if isinstance(outcome, bytes):
+            self.reply.set_result(outcome)
+        else:
+            self.reply.set_exception(outcome)
+            self.reply.exception()  # nobody may wait for it any more
+
+
 class Hand:
     """One worker. It takes one attempt at a time."""
 
-    def __init__(self, setup: bytes, shape: Shape) -> None:
+    def __init__(self, setup: bytes, shape: Shape, line: lines.Lines | None = None) -> None:
         self.shape = shape
         self.dead = False
         self.identity: worker.Identity | None = None
-        self._actor = _actor(shape).remote(setup)
-        self._number = 0
+        self._line = line
+        self._name = uuid.uuid4().hex
+        self._actor = _actor(shape).remote(setup, line.subject(self._name) if line else "")
+        self._call = Call(0, b"")
+        self._lost: BaseException | None = None
+        self._insisting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
         """Wait until it can take work; raises Ray's error where it never will."""
         if self.identity is None:
             data = await self._actor.identify.remote()
             self.identity = msgspec.msgpack.decode(data, type=worker.Identity)
+            serving = asyncio.wrap_future(self._actor.serve.remote().future())
+            serving.add_done_callback(self._ended)
 
     @property
     def where(self) -> str:
         """Say which process it is."""
         return self.identity.where if self.identity else "a worker that had not started"
 
-    def begin(self, payload: bytes) -> tuple[int, asyncio.Future[bytes]]:
-        """Start an attempt; give its number and its reply."""
-        self._number += 1
-        ref = self._actor.run.remote(payload, self._number)
-        return self._number, asyncio.wrap_future(ref.future())
+    async def begin(self, payload: bytes) -> Call:
+        """Start an attempt."""
+        call = self._call = Call(self._call.number + 1, payload)
+        if self._lost is not None:
+            call.settle(self._lost)
+        elif not await self._sent(call):
+            self.insist(call)
+        return call
+
+    async def _sent(self, call: Call) -> bool:
+        if self._line is None or self.identity is None or not self.identity.listens:
+            return False
+        order = lines.Order(call.number, call.payload)
+        return await self._line.send(self._name, order, lambda data: self._came(call, data))
+
+    def _came(self, call: Call, data: bytes) -> None:
+        if data == lines.FETCH:
+            self.insist(call)
+        else:
+            call.settle(data)
+
+    def insist(self, call: Call) -> None:
+        """Have the reply come through Ray: the line cannot carry it, or may have lost it."""
+        task = asyncio.create_task(self._insist(call), name="insist")
+        self._insisting.add(task)
+        task.add_done_callback(self._insisting.discard)
+
+    async def _insist(self, call: Call) -> None:
+        import ray
+
+        try:
+            data: bytes = await self._aside("answer").remote(call.number, call.payload)
+        except ray.exceptions.RayError as error:
+            call.settle(error)
+        else:
+            call.settle(data)
+
+    def _ended(self, serving: asyncio.Future[None]) -> None:
+        """Tell whoever waits that the worker is gone."""
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            self._lost = error
+            self._call.settle(error)
 
     async def ask_to_stop(self, number: int) -> None:
         """Tell an attempt to stop."""
@@ -84,6 +149,8 @@ class Hand:
         if self.dead:
             return
         self.dead = True
+        if self._line is not None:
+            self._line.forget(self._name)
         children = _children(self.identity) if self._is_here() else []
         ray.kill(self._actor, no_restart=True)
         for child in children:

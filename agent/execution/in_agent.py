@@ -58,6 +58,7 @@ class InAgentExecutor:
             self._jobs.pop(work.key, None)
 
     def _do(self, work: effects.Work, job: _Job, told: _Across) -> base.Outcome:
+        told.began()
         return attempt.Attempt(
             work,
             self._store,
@@ -87,6 +88,10 @@ class _Across:
     def __init__(self, loop: asyncio.AbstractEventLoop, watcher: base.Watcher) -> None:
         self._loop = loop
         self._watcher = watcher
+
+    def began(self) -> None:
+        """Pass the beginning on."""
+        self._call(self._watcher.began)
 
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         """Pass a progress on."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import pathlib
-from typing import Any
 
 import msgspec
 import structlog
 
 from agent import config
-from agent.execution import base, bench, cluster, hands, worker
+from agent.execution import base, bench, cluster, hands, lines, worker
 from agent.run import effects
 from protocol import pipelines, problems
 from stages import kit
@@ -36,6 +35,11 @@ class _Job:
         self.to_stop = False
         self._watcher = watcher
         self._seen = 0
+
+    def begin(self, number: int) -> None:
+        """Take note that the attempt begins."""
+        self.number = number
+        self._watcher.began()
 
     def tell(self, news: list[worker.Told]) -> int:
         """Pass on what was not told yet; give the number of the last."""
@@ -64,16 +68,19 @@ class RayExecutor:
         services: kit.Services,
         *,
         modules: tuple[str, ...] = (),
+        line: lines.Lines | None = None,
     ) -> None:
-        setup = worker.Setup(store_uri, str(local), services, modules)
+        bus = line.access if line else None
+        setup = worker.Setup(store_uri, str(local), services, modules, bus)
         self._setup = msgspec.msgpack.encode(setup)
+        self._line = line
         self._cpus = cores.cpus
         self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
         self._jobs: dict[effects.WorkKey, _Job] = {}
         self._closed = False
 
     def _hire(self, shape: hands.Shape) -> hands.Hand:
-        return hands.Hand(self._setup, shape)
+        return hands.Hand(self._setup, shape, self._line)
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a worker, as soon as there is a place for it."""
@@ -117,8 +124,9 @@ class RayExecutor:
             await hand.ready()
             if job.to_stop:
                 return base.Halted("not_started", hand.where)
-            job.number, reply = hand.begin(msgspec.msgpack.encode(work))
-            outcome, notes = worker.decode_reply(await self._followed(hand, job, reply))
+            call = await hand.begin(msgspec.msgpack.encode(work))
+            job.begin(call.number)
+            outcome, notes = worker.decode_reply(await self._followed(hand, job, call))
         except ray.exceptions.OutOfMemoryError as error:
             return await self._died(hand, job, _out_of_memory(error))
         except (
@@ -126,29 +134,32 @@ class RayExecutor:
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.NodeDiedError,
         ) as error:
-            return await self._died(hand, job, worker.lost(hand.where, _reason(hand, error)))
+            return await self._died(hand, job, _lost(hand, error))
         job.tell(notes)
         return outcome
 
-    async def _followed(self, hand: hands.Hand, job: _Job, reply: asyncio.Future[bytes]) -> bytes:
+    async def _followed(self, hand: hands.Hand, job: _Job, call: hands.Call) -> bytes:
         """Wait for the reply, and listen meanwhile where it takes long."""
-        await asyncio.wait({reply}, timeout=QUIET_S)
-        if reply.done():
-            return reply.result()
-        listening = asyncio.create_task(self._listen(hand, job), name="listen")
+        await asyncio.wait({call.reply}, timeout=QUIET_S)
+        if call.reply.done():
+            return call.reply.result()
+        listening = asyncio.create_task(self._listen(hand, job, call), name="listen")
         try:
-            return await reply
+            return await call.reply
         finally:
             listening.cancel()
             await asyncio.wait({listening})
 
-    async def _listen(self, hand: hands.Hand, job: _Job) -> None:
+    async def _listen(self, hand: hands.Hand, job: _Job, call: hands.Call) -> None:
         import ray
 
-        seen = 0
+        seen, insisted = 0, False
         try:
             while True:
-                news = await hand.news(job.number, seen, PATIENCE_S)
+                news = await hand.news(call.number, seen, PATIENCE_S)
+                if not news and not insisted:
+                    hand.insist(call)
+                    insisted = True
                 seen = job.tell(news)
                 await asyncio.sleep(LULL_S)
         except ray.exceptions.RayError:
@@ -207,22 +218,34 @@ class RayExecutor:
             return None
         import ray
 
-        has: dict[str, Any] = await asyncio.to_thread(ray.cluster_resources)
-        if needs.gpu > has.get("GPU", 0):
-            return _too_much("GPUs", needs.gpu, has.get("GPU", 0))
-        if (needs.memory_bytes or 0) > has.get("memory", 0):
-            return _too_much("bytes of memory", needs.memory_bytes or 0, has.get("memory", 0))
+        nodes = [n["Resources"] for n in await asyncio.to_thread(ray.nodes) if n["Alive"]]
+        for name, what, wanted in (
+            ("GPU", "GPUs", needs.gpu),
+            ("memory", "bytes of memory", needs.memory_bytes or 0),
+        ):
+            most = max((node.get(name, 0) for node in nodes), default=0)
+            if wanted > most:
+                return _too_much(what, wanted, most)
         return None
 
 
 def _too_much(what: str, wanted: float, there: float) -> problems.Problem:
-    message = f"the stage needs {wanted:g} {what}; the cluster has {there:g}"
+    message = f"the stage needs {wanted:g} {what}; there is no more than {there:g} to be had"
     return problems.Problem("unavailable", message, hint="lower the stage's resources")
 
 
 def _out_of_memory(error: BaseException) -> base.Failed:
     message = f"Ray ended the worker for lack of memory: {_first_line(error)}"
     return base.Failed(problems.Problem("out_of_memory", message, retryable=True))
+
+
+def _lost(hand: hands.Hand, error: BaseException) -> base.Failed:
+    """Say that a worker died under an attempt; the cloud may have taken its node back."""
+    taken = bool(getattr(error, "preempted", False))
+    reason = _reason(hand, error)
+    message = f"the worker ({hand.where}) died while it ran the stage: {reason}"
+    code: problems.Code = "preempted" if taken else "worker_lost"
+    return base.Failed(problems.Problem(code, message, retryable=True))
 
 
 def _reason(hand: hands.Hand, error: BaseException) -> str:

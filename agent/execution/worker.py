@@ -16,10 +16,9 @@ from typing import Any
 
 import msgspec
 
-from agent.artifacts import store
-from agent.execution import attempt, base, capture
+from agent.artifacts import sources, store
+from agent.execution import attempt, base, capture, lines
 from agent.run import effects
-from protocol import problems
 from stages import kit, registry
 
 _HEADROOM = 32 * 2**20
@@ -35,6 +34,8 @@ class Setup(msgspec.Struct, frozen=True):
     local: str
     services: kit.Services
     modules: tuple[str, ...] = ()
+    bus: lines.Access | None = None
+    """None where attempts come through Ray alone."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -44,6 +45,8 @@ class Identity(msgspec.Struct, frozen=True):
     created: float
     host: str
     node: str
+    listens: bool = False
+    """Orders can come over the bus."""
 
     @property
     def where(self) -> str:
@@ -91,15 +94,17 @@ _CROSSING: dict[type, Any] = {
 class Worker:
     """Becomes a Ray actor in `pool`. Bytes come in and bytes go out: nothing of ours is pickled."""
 
-    def __init__(self, setup: bytes) -> None:
+    def __init__(self, setup: bytes, subject: str) -> None:
         told = msgspec.msgpack.decode(setup, type=Setup)
         for module in told.modules:
             registry.register(importlib.import_module(module))
-        registry.stages()
+        sources.freeze(registry.stages().values())
         logging.getLogger().setLevel(logging.INFO)
         self._store = store.Store(told.store_uri, pathlib.Path(told.local))
         self._services = told.services
         self._board = Board()
+        self._tray = Tray()
+        self._ear = lines.Ear(told.bus, subject, self._tray.put) if told.bus else None
 
     def identify(self) -> bytes:
         """Say which process this is, once it is ready."""
@@ -109,10 +114,24 @@ class Worker:
         pid = os.getpid()
         created = psutil.Process(pid).create_time()
         node = ray.get_runtime_context().get_node_id()
-        return msgspec.msgpack.encode(Identity(pid, created, platform.node(), node))
+        listens = self._ear is not None and self._ear.listens()
+        return msgspec.msgpack.encode(Identity(pid, created, platform.node(), node, listens))
 
-    def run(self, payload: bytes, number: int) -> bytes:
-        """Run one attempt; `number` tells it from this worker's others."""
+    def serve(self) -> None:
+        """Run one attempt after the other, for as long as the process lives."""
+        while True:
+            order, place = self._tray.wait_order()
+            reply = self._run(order.work, order.number)
+            self._tray.finish(order.number, reply)
+            if place and self._ear is not None:
+                self._ear.answer(place, reply)
+
+    def answer(self, number: int, payload: bytes) -> bytes:
+        """Give the reply to an attempt, once there is one; begin it if its order never came."""
+        self._tray.put(lines.Order(number, payload), "")
+        return self._tray.wait_reply(number)
+
+    def _run(self, payload: bytes, number: int) -> bytes:
         work = msgspec.msgpack.decode(payload, type=effects.Work)
         board = self._board
         board.open(number)
@@ -139,6 +158,42 @@ class Worker:
     def listen(self, number: int, seen: int, patience_s: float) -> bytes:
         """Wait until the attempt has told more than `seen`, has ended, or patience has."""
         return msgspec.msgpack.encode(self._board.wait_news(number, seen, patience_s))
+
+
+class Tray:
+    """The orders that have come, each once, and the last reply; shared by the worker's threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._orders: collections.deque[tuple[lines.Order, str]] = collections.deque()
+        self._last = 0
+        self._reply: tuple[int, bytes] = (0, b"")
+
+    def put(self, order: lines.Order, place: str) -> None:
+        """Take an order, and where its reply goes; one that came before is ignored."""
+        with self._changed:
+            if order.number > self._last:
+                self._last = order.number
+                self._orders.append((order, place))
+                self._changed.notify_all()
+
+    def wait_order(self) -> tuple[lines.Order, str]:
+        """Wait for the next order."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._orders)
+            return self._orders.popleft()
+
+    def finish(self, number: int, reply: bytes) -> None:
+        """Keep a reply until the next."""
+        with self._changed:
+            self._reply = (number, reply)
+            self._changed.notify_all()
+
+    def wait_reply(self, number: int) -> bytes:
+        """Wait for the reply to an order; nothing where a later one has been replied to."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._reply[0] >= number)
+            return self._reply[1] if self._reply[0] == number else b""
 
 
 class Board:
@@ -235,9 +290,3 @@ def decode_reply(data: bytes) -> tuple[base.Outcome, list[Told]]:
     """Read what `Worker.run` returned."""
     reply = msgspec.msgpack.decode(data, type=Reply)
     return reply.outcome, reply.notes
-
-
-def lost(where: str, reason: str) -> base.Failed:
-    """Say that a worker died under an attempt."""
-    message = f"the worker ({where}) died while it ran the stage: {reason}"
-    return base.Failed(problems.Problem("worker_lost", message, retryable=True))

@@ -17,6 +17,7 @@ _DECIDERS: dict[type, Callable[[state.RunState, Any, moment.Moment], Decision]] 
     stimuli.CancelAsked: decide_commands.cancel,
     stimuli.ResumeAsked: decide_commands.resumed,
     stimuli.Answered: decide_commands.answered,
+    stimuli.WorkBegan: decide_work.began,
     stimuli.WorkSucceeded: decide_work.succeeded,
     stimuli.WorkFailed: decide_work.failed,
     stimuli.WorkStopped: decide_work.stopped,

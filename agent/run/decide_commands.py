@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from agent.run import decide_work, effects, errors, follow, moment, resume, state, stimuli, times
+from agent.run import (
+    decide_timers,
+    decide_work,
+    effects,
+    errors,
+    follow,
+    moment,
+    resume,
+    state,
+    stimuli,
+    times,
+)
 from protocol import events, problems
 
 
@@ -12,7 +23,8 @@ def taken(run: state.RunState, told: stimuli.Taken, at: moment.Moment) -> decide
         return [], [effects.End(run.run)]  # type: ignore[arg-type]
     first = run.epoch == 0
     kind = events.RunStarted if first else events.RunRecovered
-    return [kind(at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch)], []
+    begun = kind(at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch)
+    return [begun, *decide_timers.unanswered(run, at)], []
 
 
 def cancel(

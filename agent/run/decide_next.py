@@ -5,12 +5,18 @@ from __future__ import annotations
 import heapq
 import statistics
 
+import msgspec
+
 from agent.run import decide_ready, effects, evolve, moment, state, units
-from protocol import artifacts, events, pipelines, problems
+from protocol import artifacts, commands, events, pipelines, problems
 
 WIDE = 1000
 """A fan of more elements does not repeat their outputs in its own event: the fold has them."""
+_WIDE_COLUMNS = 5000
+"""Of all the tables that a fan gives; with more, its outputs are not repeated either."""
 _LISTED = 10
+_SHORT = 200
+"""Characters of a message that is told in full elsewhere."""
 
 
 def advance(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
@@ -103,21 +109,30 @@ def _close(run: state.RunState, fan: units.StageRun, at: moment.Moment) -> event
         )
     if fan.done < len(elements):
         return None
-    outputs: dict[str, artifacts.Output] = {}
-    if len(elements) <= WIDE:
-        outputs = evolve.fan_outputs(run, fan)
     began = fan.attempt_at or at.now
     return events.StageSucceeded(
         at=at.now,
         cause=at.cause,
         stage=name,
         attempt=fan.attempt,
-        outputs=outputs,
+        outputs=_repeated(evolve.fan_outputs(run, fan)) if len(elements) <= WIDE else {},
         metrics=_means(elements),
         duration_s=(at.now - began).total_seconds(),
         cached=bool(elements) and all(unit.cached for unit in elements),
-        quarantined=evolve.fan_failures(fan)[:WIDE],
+        quarantined=[_short(one) for one in evolve.fan_failures(fan)[:WIDE]],
     )
+
+
+def _repeated(outputs: dict[str, list[artifacts.ArtifactRef]]) -> dict[str, artifacts.Output]:
+    """Give the outputs of a fan for its own event, which must fit the journal in one piece."""
+    found = [ref for refs in outputs.values() for ref in refs]
+    columns = sum(len(ref.schema or ()) for ref in found)
+    return dict(outputs) if len(found) <= WIDE and columns <= _WIDE_COLUMNS else {}
+
+
+def _short(failure: commands.ElementFailure) -> commands.ElementFailure:
+    """Shorten what the element's own event tells in full."""
+    return msgspec.structs.replace(failure, message=failure.message[:_SHORT])
 
 
 def _means(elements: list[units.Unit]) -> dict[str, float]:
@@ -154,7 +169,7 @@ def _finish(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
             events.RunCancelled(
                 at=at.now,
                 cause=at.cause,
-                stopped=list(run.stopped),
+                stopped=_receipt(run.stopped),
                 by=run.cancel.by,
                 reason=run.cancel.reason,
                 duration_s=took,
@@ -163,6 +178,24 @@ def _finish(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
     late = f"the run did not end within {run.accepted.options.deadline_s} s"
     problem = run.problem or problems.Problem(code="deadline_exceeded", message=late)
     return [events.RunFailed(at=at.now, cause=at.cause, duration_s=took, problem=problem)]
+
+
+def _receipt(stopped: list[events.Stopped]) -> list[events.Stopped]:
+    """List what was stopped; of a wide fan, what had not begun is one line."""
+    if len(stopped) <= WIDE:
+        return list(stopped)
+    idle: dict[str, list[events.Stopped]] = {}
+    for one in stopped:
+        if one.how == "not_started" and one.element is not None:
+            idle.setdefault(one.stage, []).append(one)
+    kept = [one for one in stopped if one.how != "not_started" or one.element is None]
+    return kept + [_together(elements) for elements in idle.values()]
+
+
+def _together(elements: list[events.Stopped]) -> events.Stopped:
+    return msgspec.structs.replace(
+        elements[-1], element=None, attempt=0, where=f"{len(elements)} elements"
+    )
 
 
 def _unended(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:

@@ -61,10 +61,18 @@ def _expired(run: state.RunState, stage: str, at: moment.Moment) -> decide_work.
         return [], []
     if at.now < expires:
         return [], [effects.SetTimer(times.approval(stage), expires)]
-    return [denied(stage, at)], []
+    return [_denied(stage, at)], []
 
 
-def denied(stage: str, at: moment.Moment) -> events.StageDenied:
+def unanswered(run: state.RunState, at: moment.Moment) -> list[events.StageDenied]:
+    """Shut the gates that expired while nobody held the run; their timers would come too late."""
+    if run.stopping(at.now):
+        return []
+    dates = {run.plan.stages[index].id: run.stages[index].expires_at for index in run.waiting}
+    return [_denied(name, at) for name, date in dates.items() if date and date <= at.now]
+
+
+def _denied(stage: str, at: moment.Moment) -> events.StageDenied:
     """Make the event of a gate that nobody answered in time."""
     comment = "nobody answered in time"
     return events.StageDenied(

@@ -21,6 +21,16 @@ _FACTS: dict[str, type[events.StageEvent]] = {
 }
 
 
+def began(run: state.RunState, told: stimuli.WorkBegan, at: moment.Moment) -> Decision:
+    """Let the attempt's time limit count from now: waiting for a place is not its fault."""
+    unit = run.at_work(told.key)
+    timeout = None if unit is None else run.spec(unit).timeout_s
+    if timeout is None:
+        return [], []
+    name = times.timer("timeout", told.key)
+    return [], [effects.SetTimer(name, times.after(at.now, timeout))]
+
+
 def succeeded(run: state.RunState, told: stimuli.WorkSucceeded, at: moment.Moment) -> Decision:
     """Take the result, also while the run is being stopped: finished work is kept."""
     unit = run.at_work(told.key)

@@ -54,6 +54,8 @@ class Work(msgspec.Struct, frozen=True):
     idempotency_key: str = ""
     """The same for every attempt."""
     deadline: dt.datetime | None = None
+    traceparent: str | None = None
+    """W3C trace context of the request."""
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -69,6 +71,12 @@ class Stop(msgspec.Struct, frozen=True):
     key: WorkKey
     force: bool
     reason: StopReason
+
+
+class Recall(msgspec.Struct, frozen=True):
+    """Have a training stopped that a lost agent asked a specialist for; nothing follows."""
+
+    work: Work
 
 
 class SetTimer(msgspec.Struct, frozen=True):
@@ -105,4 +113,4 @@ class End(msgspec.Struct, frozen=True):
     state: Literal["succeeded", "failed", "cancelled"]
 
 
-Effect = Launch | Stop | SetTimer | ClearTimer | Warn | Park | End
+Effect = Launch | Stop | Recall | SetTimer | ClearTimer | Warn | Park | End

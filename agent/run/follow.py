@@ -45,13 +45,7 @@ def _taken(
 def _started(run: state.RunState, event: events.StageStarted) -> list[effects.Effect]:
     if event.elements is not None:
         return []
-    unit = _unit(run, event)
-    found: list[effects.Effect] = [launch.launch(run, unit)]
-    timeout = run.spec(unit).timeout_s
-    if timeout is not None:
-        at = times.after(event.at, timeout)
-        found.append(effects.SetTimer(times.timer("timeout", run.key(unit)), at))
-    return found
+    return [launch.launch(run, _unit(run, event))]
 
 
 def _attempt_over(run: state.RunState, unit: units.Unit) -> list[effects.Effect]:
@@ -84,7 +78,7 @@ def _cancelled(run: state.RunState, event: events.StageCancelled) -> list[effect
     found = _attempt_over(run, unit)
     if event.how == "not_started" and run.plan.kinds[unit.stage].delegated:
         # The agent that asked is gone, but the specialist may still be training.
-        found.append(effects.Stop(run.key(unit), force=True, reason="cancelled"))
+        found.append(effects.Recall(launch.launch(run, unit).work))
     if unit.next_at is not None:
         found.append(effects.ClearTimer(times.timer("retry", run.key(unit))))
     return found

@@ -31,6 +31,7 @@ def launch(run: state.RunState, unit: units.Unit) -> effects.Launch:
         pipeline=run.plan.pipeline.name,
         idempotency_key=idempotency_key(run, unit),
         deadline=_deadline(run, spec, unit),
+        traceparent=run.accepted.traceparent,
     )
     return effects.Launch(work, after_commit=kind.effects)
 

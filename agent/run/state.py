@@ -74,11 +74,6 @@ class RunState:
         return self.accepted.run_id
 
     @property
-    def ended(self) -> bool:
-        """Tell whether the run is over."""
-        return self.over
-
-    @property
     def over(self) -> bool:
         """Tell whether the run has ended."""
         return self.run in transitions.OVER

@@ -17,6 +17,12 @@ class Taken(msgspec.Struct, frozen=True):
     epoch: int
 
 
+class WorkBegan(msgspec.Struct, frozen=True):
+    """An attempt got its place and is at work: its time limit counts from here."""
+
+    key: effects.WorkKey
+
+
 class WorkSucceeded(msgspec.Struct, frozen=True):
     """An attempt ended well and its outputs are durable."""
 
@@ -90,6 +96,7 @@ class Answered(msgspec.Struct, frozen=True):
 
 Stimulus = (
     Taken
+    | WorkBegan
     | WorkSucceeded
     | WorkFailed
     | WorkStopped

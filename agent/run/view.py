@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from agent.run import state, transitions, units
-from protocol import commands
+from protocol import artifacts, commands
 
 
 def status(run: state.RunState, *, commits: int = 0) -> commands.RunStatus:
@@ -23,6 +25,43 @@ def status(run: state.RunState, *, commits: int = 0) -> commands.RunStatus:
         owner=run.owner,
         epoch=run.epoch,
         commits=commits,
+    )
+
+
+def fitting(whole: commands.RunStatus, max_bytes: int) -> commands.RunStatus:
+    """Leave out what the journal tells too, step by step, until the status fits a message."""
+    found = whole
+    for lessen in (_without_columns, _without_outputs, _without_details):
+        if len(msgspec.json.encode(found)) <= max_bytes:
+            break
+        stages = [lessen(stage) for stage in found.stages]
+        found = msgspec.structs.replace(found, stages=stages)
+    return found
+
+
+def _without_columns(stage: commands.StageStatus) -> commands.StageStatus:
+    plain = {port: _plain(output) for port, output in stage.outputs.items()}
+    return msgspec.structs.replace(stage, outputs=plain)
+
+
+def _plain(output: artifacts.Output) -> artifacts.Output:
+    if isinstance(output, list):
+        return [msgspec.structs.replace(ref, schema=None) for ref in output]
+    return msgspec.structs.replace(output, schema=None)
+
+
+def _without_outputs(stage: commands.StageStatus) -> commands.StageStatus:
+    return msgspec.structs.replace(stage, outputs={}, quarantined=[])
+
+
+def _without_details(stage: commands.StageStatus) -> commands.StageStatus:
+    return commands.StageStatus(
+        id=stage.id,
+        use=stage.use,
+        state=stage.state,
+        attempt=stage.attempt,
+        elements=stage.elements,
+        elements_done=stage.elements_done,
     )
 
 

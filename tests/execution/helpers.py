@@ -20,6 +20,10 @@ class Watcher:
         self.told = []
         self.notes = []
         self.first = asyncio.Event()
+        self.at_work = asyncio.Event()
+
+    def began(self):
+        self.at_work.set()
 
     def progress(self, fraction, message, metrics):
         self.told.append((fraction, message, dict(metrics)))

@@ -77,6 +77,7 @@ class Sleep(kit.Stage, frozen=True):
     def run(self, context: kit.Context) -> values.Report:
         until = time.monotonic() + self.seconds
         if self.deaf:
+            context.progress(0.0, "about to sleep")
             time.sleep(self.seconds)
         while (left := until - time.monotonic()) > 0:
             context.progress(1 - left / self.seconds, "asleep", left=left)

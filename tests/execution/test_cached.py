@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 
 from agent.artifacts import cache, store
@@ -182,3 +183,47 @@ async def test_what_a_fallback_gave_is_not_remembered(own, trace):
         assert not outcome.cached
     await inner.close()
     assert runs(trace) == 2
+
+
+class OfOtherCode:
+    """An executor whose workers were started from other code."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    async def run(self, work, watcher):
+        made = await self.inner.run(work, watcher)
+        return msgspec.structs.replace(made, code_version="other")
+
+
+async def test_what_other_code_made_is_not_remembered(own, trace):
+    inner = in_agent.InAgentExecutor(own, kit.Services())
+    executor = cached.CachedExecutor(OfOtherCode(inner), cache.Cache(own), own, kit.Services())
+    for _ in range(2):
+        outcome = await outcome_of(executor, "sample.echo", trace=str(trace))
+        assert (outcome.cached, outcome.cache_key, outcome.code_version) == (False, None, "other")
+    await inner.close()
+    assert runs(trace) == 2
+
+
+async def test_work_is_done_even_if_the_cache_can_neither_be_read_nor_written(
+    executor, trace, tmp_path
+):
+    folder = tmp_path / "store" / "cache"
+    folder.parent.mkdir()
+    folder.write_text("a file where a folder should be")
+    outcome = await outcome_of(executor, "sample.echo", trace=str(trace))
+    assert isinstance(outcome, base.Succeeded)
+    assert (outcome.cached, runs(trace)) == (False, 1)
+
+
+async def test_a_damaged_blob_is_made_again_and_heals(executor, own, trace):
+    first = await outcome_of(executor, "sample.echo", trace=str(trace))
+    own.path(first.outputs["report"]).write_bytes(b"{}")
+    second = await outcome_of(executor, "sample.pass", inputs=first.outputs)
+    assert second.problem.code == "artifact_corrupt"
+    third = await outcome_of(executor, "sample.echo", trace=str(trace))
+    assert third.cached is False
+    assert isinstance(
+        await outcome_of(executor, "sample.pass", inputs=third.outputs), base.Succeeded
+    )

@@ -50,8 +50,7 @@ async def test_a_forced_stop_ends_the_process_of_a_deaf_stage(on_ray, tmp_path):
 
 async def test_an_asked_stop_does_not_end_a_deaf_stage_but_force_does(on_ray):
     piece = helpers.work("sample.sleep", seconds=60, deaf=True)
-    task = asyncio.create_task(on_ray.run(piece, helpers.Watcher()))
-    await asyncio.sleep(1.0)
+    task, _ = await helpers.start(on_ray, piece)  # it sleeps: it looks no more whether to stop
     await on_ray.stop(piece.key, force=False)
     done, _ = await asyncio.wait({task}, timeout=0.3)
     assert not done

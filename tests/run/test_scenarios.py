@@ -316,7 +316,7 @@ def test_a_cancellation_survives_the_loss_of_its_agent():
         "run.recovered",
         "stage.cancelled a#1",
         "run.cancelled",
-        "> Kill a#1",
+        "> Recall a#1",
         "> ClearTimer cancel",
         "> End cancelled",
     ]

@@ -79,7 +79,19 @@ class Theatre:
         for effect in wanted:
             self._perform(effect)
         self.effects = wanted
-        return [line(event) for event in happened] + [line(effect) for effect in wanted]
+        told = [line(event) for event in happened] + [line(effect) for effect in wanted]
+        for effect in wanted:
+            if isinstance(effect, effects.Launch):
+                told += self._begin(effect.work.key)
+        return told
+
+    def _begin(self, key: effects.WorkKey) -> list[str]:
+        """Give an attempt its place; only its time limit follows from that."""
+        happened, wanted = self.machine.handle(stimuli.WorkBegan(key), self.now, "test")
+        assert not happened
+        for effect in wanted:
+            self._perform(effect)
+        return [line(effect) for effect in wanted]
 
     def _perform(self, effect: effects.Effect) -> None:
         if isinstance(effect, effects.Launch):
@@ -145,7 +157,8 @@ def line(thing: events.AnyEvent | effects.Effect) -> str:
         place = stage if element is None else f"{stage}[{element}]"
         attempt = getattr(thing, "attempt", 0)
         return f"{tag} {place}" + (f"#{attempt}" if attempt else "")
-    key = thing.work.key if isinstance(thing, effects.Launch) else getattr(thing, "key", None)
+    work = getattr(thing, "work", None)
+    key = work.key if work is not None else getattr(thing, "key", None)
     name = type(thing).__name__
     if isinstance(thing, effects.Stop):
         name = "Kill" if thing.force else "Stop"

@@ -25,6 +25,9 @@ class Heard:
         self.notes, self.told, self.warned = [], [], []
         self.delegated = asyncio.Event()
 
+    def began(self):
+        pass
+
     def progress(self, fraction, message, metrics):
         self.told.append((fraction, message, metrics))
 
