@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Any
 
-import msgspec
-
+from agent import parameters
 from agent.run import plan
 from protocol import codec, commands, pipelines, problems
 from stages import kit, registry
@@ -19,7 +18,7 @@ class Catalog:
         self, *, max_stages: int = 10_000, max_fan_out: int = 10_000, modules: tuple[str, ...] = ()
     ) -> None:
         for module in modules:
-            registry.register(module)
+            registry.register(importlib.import_module(module))
         self._definitions: Mapping[str, kit.Definition] = registry.stages()
         self._shapes = {name: _shape(item) for name, item in self._definitions.items()}
         self._max_stages = max_stages
@@ -35,7 +34,7 @@ class Catalog:
             pipeline, self._shapes, max_stages=self._max_stages, max_fan_out=self._max_fan_out
         )
 
-    def problems(self, pipeline: pipelines.Pipeline) -> list[problems.Problem]:
+    def check(self, pipeline: pipelines.Pipeline) -> list[problems.Problem]:
         """Find everything that is wrong with a pipeline: its graph and its stages' parameters."""
         found: list[problems.Problem] = []
         try:
@@ -97,15 +96,10 @@ def _card(definition: kit.Definition) -> commands.StageCard:
         summary=definition.summary,
         inputs=[_wire_port(port) for port in definition.inputs],
         outputs=[_wire_port(port) for port in definition.outputs],
-        params=params_schema(definition.cls),
+        params=parameters.schema(definition.cls),
         cacheable=definition.cacheable,
     )
 
 
 def _wire_port(port: kit.Port) -> commands.Port:
     return commands.Port(name=port.name, kind=port.kind, optional=port.optional, many=port.many)
-
-
-def params_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    """Give the JSON Schema of a stage's parameters."""
-    return msgspec.json.schema(struct)

@@ -103,6 +103,16 @@ def _folder(name: str) -> pathlib.Path:
     return pathlib.Path(spec.origin).parent.parent
 
 
+def _stages(_: config.Settings) -> Finding:
+    from stages import registry
+
+    broken = registry.broken()
+    if broken:
+        text = "; ".join(f"{name}: {reason}" for name, reason in broken.items())
+        return Finding("stages", "warn", f"not loaded: {text}", "mend or remove these packages")
+    return Finding("stages", "ok", f"{len(registry.stages())} kinds")
+
+
 def _data_folder(settings: config.Settings) -> Finding:
     folder = settings.data_path
     mend = f"make {folder} writable, or choose another: --set data_dir=…"
@@ -218,6 +228,7 @@ CHECKS: tuple[Check, ...] = (
     _python,
     _packages,
     _layout,
+    _stages,
     _data_folder,
     _permissions,
     _nats_server,

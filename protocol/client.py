@@ -16,6 +16,9 @@ from protocol import codec, commands, events, following, pipelines, problems, su
 
 T = TypeVar("T")
 
+DESIGN_TIMEOUT_S = 60.0
+"""A request by template is answered only after the agent has looked at the data."""
+
 Entry = following.Entry
 Raw = following.Raw
 
@@ -97,7 +100,12 @@ class Client:
                 request_id=request_id,
                 requester=requester,
             )
-        return await self._ask(self.names.pipeline_request, request, commands.RunAccepted)
+        return await self._ask(
+            self.names.pipeline_request,
+            request,
+            commands.RunAccepted,
+            timeout_s=self._patience(request),
+        )
 
     async def enqueue(self, request: commands.PipelineRequest) -> str:
         """Leave a request in the queue, agent or not, and give the id that its run will have."""
@@ -108,7 +116,12 @@ class Client:
 
     async def validate(self, request: commands.PipelineRequest) -> commands.ValidationReport:
         """Ask for all the problems of a request, and what the cache would give."""
-        return await self._ask(self.names.pipeline("validate"), request, commands.ValidationReport)
+        return await self._ask(
+            self.names.pipeline("validate"),
+            request,
+            commands.ValidationReport,
+            timeout_s=self._patience(request),
+        )
 
     async def status(self, run_id: str) -> commands.RunStatus:
         """Ask where a run stands."""
@@ -195,16 +208,28 @@ class Client:
         finally:
             await subscription.unsubscribe()
 
-    async def _ask(self, subject: str, command: msgspec.Struct, kind: type[T]) -> T:
+    def _patience(self, request: commands.PipelineRequest) -> float:
+        least = DESIGN_TIMEOUT_S if request.template is not None else 0.0
+        return max(self._timeout_s, least)
+
+    async def _ask(
+        self,
+        subject: str,
+        command: msgspec.Struct,
+        kind: type[T],
+        *,
+        timeout_s: float | None = None,
+    ) -> T:
         headers = {subjects.CONTENT_TYPE: codec.JSON}
+        patience = timeout_s or self._timeout_s
         try:
             reply = await self._nats.request(
-                subject, codec.encode(command), timeout=self._timeout_s, headers=headers
+                subject, codec.encode(command), timeout=patience, headers=headers
             )
         except nats.errors.NoRespondersError as error:
             raise AgentUnavailable(subject) from error
         except nats.errors.TimeoutError as error:
-            raise NoAnswer(subject, self._timeout_s) from error
+            raise NoAnswer(subject, patience) from error
         given = reply.headers or {}
         if "Nats-Service-Error-Code" in given:
             raise Refused(_problem(reply.data, given.get("Nats-Service-Error", "")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 import nats.errors
@@ -14,6 +14,10 @@ from nats.aio.msg import Msg
 
 from protocol import cloudevents, codec, events, subjects
 
+BATCH = 256
+"""How many commits are read at once."""
+ANSWER_S = 5.0
+NO_RESPONDERS = "503"
 POLL_S = 1.0
 """How long a lost announcement can delay what is read from the journal."""
 _TERMINAL = events.RunSucceeded | events.RunFailed | events.RunCancelled
@@ -83,15 +87,33 @@ async def tail(
     """Read the events that are wanted, of any run, without end."""
     subject = names.run_journal(wanted.run_id) if wanted.run_id else names.all_journals
     announced = names.run_events(wanted.run_id) if wanted.run_id else names.all_events
-    async with _waker(connection, announced) as wake:
-        first = 1 if from_start else await _end(connection, names, subject) + 1
+    first = 1 if from_start else await _end(connection, names, subject) + 1
+    async for raw in commits(connection, names, subject, [announced], first=first):
+        for entry in _entries(raw):
+            if wanted.takes(entry):
+                yield entry
+
+
+async def commits(
+    connection: Nats,
+    names: subjects.Subjects,
+    subject: str,
+    announced: Sequence[str],
+    *,
+    first: int = 1,
+    caught_up: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Raw]:
+    """Read what is stored from a sequence on and then what comes, without end.
+
+    An announcement on one of these subjects is looked for at once, anything else within `POLL_S`.
+    """
+    async with _waker(connection, *announced) as wake:
         while True:
             wake.clear()
             async for raw in stored(connection, names, subject, first):
                 first = raw.sequence + 1
-                for entry in _entries(raw):
-                    if wanted.takes(entry):
-                        yield entry
+                yield raw
+            caught_up()
             await _wait(wake)
 
 
@@ -99,22 +121,43 @@ async def stored(
     connection: Nats, names: subjects.Subjects, subject: str, first: int = 1
 ) -> AsyncIterator[Raw]:
     """Read what is stored from a sequence on, up to now; wait through a reconnect."""
-    stream = connection.jetstream()
     while True:
         try:
-            message = await stream.get_msg(
-                names.journal_stream, seq=first, subject=subject, next=True
-            )
-        except nats.js.errors.NotFoundError:
-            return
-        except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+            found = await batch(connection, names, subject, first)
+        except (nats.errors.TimeoutError, nats.errors.NoRespondersError, TimeoutError):
             if connection.is_closed:
                 raise
             await asyncio.sleep(POLL_S / 10)  # the server is away: ask again, from the same place
             continue
-        sequence = int(message.seq or 0)
-        yield Raw(sequence, message.subject or subject, message.data or b"")
-        first = sequence + 1
+        for raw in found:
+            yield raw
+            first = raw.sequence + 1
+        if not found:
+            return
+
+
+async def batch(connection: Nats, names: subjects.Subjects, subject: str, first: int) -> list[Raw]:
+    """Read the next commits from a sequence on in one direct get; none means that it is the end.
+
+    Raises nats.errors.NoRespondersError or TimeoutError where the server is away.
+    """
+    inbox = connection.new_inbox()
+    answers = await connection.subscribe(inbox)
+    wish = {"seq": first, "batch": BATCH, "next_by_subj": subject}
+    found: list[Raw] = []
+    try:
+        asked = f"$JS.API.DIRECT.GET.{names.journal_stream}"
+        await connection.publish(asked, msgspec.json.encode(wish), reply=inbox)
+        while True:
+            message = await answers.next_msg(timeout=ANSWER_S)
+            headers = message.headers or {}
+            if headers.get("Status") == NO_RESPONDERS:
+                raise nats.errors.NoRespondersError
+            if "Status" in headers:  # the end of the batch, or nothing to be read
+                return found
+            found.append(Raw(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data))
+    finally:
+        await answers.unsubscribe()
 
 
 def _entries(raw: Raw) -> list[Entry]:
@@ -151,18 +194,19 @@ async def _is_over(connection: Nats, names: subjects.Subjects, subject: str) -> 
 
 
 @contextlib.asynccontextmanager
-async def _waker(connection: Nats, subject: str) -> AsyncIterator[asyncio.Event]:
+async def _waker(connection: Nats, *announced: str) -> AsyncIterator[asyncio.Event]:
     wake = asyncio.Event()
 
     async def rouse(_message: Msg) -> None:
         wake.set()
 
-    subscription = await connection.subscribe(subject, cb=rouse)
+    listening = [await connection.subscribe(subject, cb=rouse) for subject in announced]
     try:
         yield wake
     finally:
         if not connection.is_closed:
-            await subscription.unsubscribe()
+            for subscription in listening:
+                await subscription.unsubscribe()
 
 
 async def _wait(wake: asyncio.Event) -> None:

@@ -87,6 +87,10 @@ class Subjects(msgspec.Struct, frozen=True):
         """Match every announced event."""
         return f"{self.prefix}.ml.event.>"
 
+    def events_of(self, *, scope: str = "*", kind: str = "*") -> str:
+        """Match the announced events of all runs about one scope, or of one type."""
+        return f"{self.prefix}.ml.event.*.{scope}.{kind}"
+
     def progress(self, run_id: str, stage: str) -> str:
         """Where a long stage tells how far it is."""
         return f"{self.prefix}.ml.progress.{token(run_id)}.{token(stage)}"
@@ -104,6 +108,10 @@ class Subjects(msgspec.Struct, frozen=True):
     def tickets(self, priority: int | None = None) -> str:
         """Match the tickets of one priority, or all; internal."""
         return f"{self.prefix}.ml.ticket.{'*' if priority is None else priority}.*"
+
+    def worker(self, name: str) -> str:
+        """Where a worker of an agent gets its attempts; internal."""
+        return f"{self.prefix}.ml.worker.{token(name)}"
 
     def nudge(self, run_id: str) -> str:
         """Where the owner of a run is told of a command for it; internal."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import pathlib
 
 import msgspec
 
-from agent import config
+from agent import config, parameters
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "configuration.md"
-SOURCE = ROOT / "agent" / "config.py"
 
 HEAD = """# Configuration
 
@@ -61,30 +59,16 @@ def main() -> None:
 
 def page() -> str:
     """Compose the page."""
-    told = descriptions()
     parts = [HEAD]
     own = [name for name in config.Settings.__struct_fields__ if not _room(name)]
-    parts.append(_table("", config.Settings, own, told))
+    parts.append(_table("", config.Settings, own))
     for name in config.Settings.__struct_fields__:
         room = _room(name)
         if room is not None:
             about = " ".join((room.__doc__ or "").split())
             fields = list(room.__struct_fields__)
-            parts.append(f"\n### {name}\n{about}\n\n{_table(f'{name}.', room, fields, told)}")
+            parts.append(f"\n### {name}\n{about}\n\n{_table(f'{name}.', room, fields)}")
     return "\n".join(parts)
-
-
-def descriptions() -> dict[tuple[str, str], str]:
-    """Read what stands under each field."""
-    found = {}
-    for cls in ast.parse(SOURCE.read_text(encoding="utf-8")).body:
-        if isinstance(cls, ast.ClassDef):
-            for field, text in zip(cls.body, cls.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    assert isinstance(field.target, ast.Name)
-                    told = ast.literal_eval(text.value)
-                    found[cls.name, field.target.id] = " ".join(told.split())
-    return found
 
 
 def _room(name: str) -> type[msgspec.Struct] | None:
@@ -92,18 +76,12 @@ def _room(name: str) -> type[msgspec.Struct] | None:
     return type(value) if isinstance(value, msgspec.Struct) else None
 
 
-def _table(
-    prefix: str,
-    struct: type[msgspec.Struct],
-    names: list[str],
-    told: dict[tuple[str, str], str],
-) -> str:
-    default = struct()
+def _table(prefix: str, struct: type[msgspec.Struct], names: list[str]) -> str:
+    default, told = struct(), parameters.field_docs(struct)
     rows = ["| setting | default | |", "|---|---|---|"]
     for name in names:
         shown = _shown(getattr(default, name))
-        text = told.get((struct.__name__, name), "")
-        rows.append(f"| `{prefix}{name}` | {shown} | {text} |")
+        rows.append(f"| `{prefix}{name}` | {shown} | {told.get(name, '')} |")
     return "\n".join(rows) + "\n"
 
 

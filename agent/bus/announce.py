@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import nats.errors
+import structlog
 from nats.aio.client import Client
 
 from protocol import cloudevents, codec, events, subjects, swarm
+
+log = structlog.get_logger()
 
 
 class Announcer:
@@ -16,13 +20,16 @@ class Announcer:
         self._names = names
 
     async def commit(self, commit: events.Commit, traceparent: str | None = None) -> None:
-        """Announce every event of a stored commit."""
-        for index, event in enumerate(commit.events):
-            headers, body = cloudevents.write(commit, index)
-            if traceparent:
-                headers["traceparent"] = traceparent
-            subject = self._names.event(commit.run_id, event.scope, cloudevents.token(event))
-            await self._nc.publish(subject, body, headers=headers)
+        """Announce every event of a stored commit; one that cannot be sent is in the journal."""
+        try:
+            for index, event in enumerate(commit.events):
+                headers, body = cloudevents.write(commit, index)
+                if traceparent:
+                    headers["traceparent"] = traceparent
+                subject = self._names.event(commit.run_id, event.scope, cloudevents.token(event))
+                await self._nc.publish(subject, body, headers=headers)
+        except nats.errors.Error as error:
+            log.warning("commit.not_announced", run=commit.run_id, error=type(error).__name__)
 
     async def progress(self, told: events.Progress) -> None:
         """Tell how far a stage is; nothing is stored."""

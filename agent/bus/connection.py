@@ -29,6 +29,12 @@ def _options(settings: config.Nats) -> dict[str, Any]:
         "disconnected_cb": _disconnected,
         "reconnected_cb": _reconnected,
     }
+    return options | identity(settings)
+
+
+def identity(settings: config.Nats) -> dict[str, Any]:
+    """Give the options that say who we are, and whom we trust."""
+    options: dict[str, Any] = {}
     if settings.credentials:
         options["user_credentials"] = settings.credentials
     if settings.nkey_seed:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+import nats.errors
 import nats.micro
 import structlog
 from nats.aio.client import Client
@@ -77,7 +78,7 @@ class Door:
         self._calls: set[asyncio.Task[None]] = set()
 
     async def open(self, served: Sequence[Endpoint]) -> None:
-        """Register the service and its endpoints."""
+        """Register the service and its endpoints; return once the server knows of them."""
         config = ServiceConfig(
             name=subjects.SERVICE,
             version=self._version,
@@ -97,6 +98,8 @@ class Door:
                     },
                 )
             )
+
+        await self._nc.flush()
 
     async def close(self) -> None:
         """Take no more requests; finish those at hand."""
@@ -127,6 +130,9 @@ class Door:
             await _refuse(request, problems.gather(error.problems), sender)
         except Refusal as refusal:
             await _refuse(request, refusal.problem, sender)
+        except nats.errors.MaxPayloadError:
+            message = "the reply is larger than a message on this bus may be"
+            await _refuse(request, problems.Problem("payload_too_large", message), sender)
         except Exception:  # what broke is for the log, not for the caller
             log.exception("endpoint.broke", endpoint=endpoint.name)
             unknown = problems.Problem(

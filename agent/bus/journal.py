@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 
 import nats.errors
 import nats.js.errors
 import structlog
 from nats.aio.client import Client
-from nats.js import JetStreamContext, api
+from nats.js import JetStreamContext
 
-from protocol import subjects
+from protocol import following, subjects
 
 log = structlog.get_logger()
 
@@ -89,25 +87,15 @@ class Journal:
 
     async def read(self, run_id: str) -> list[tuple[int, bytes]]:
         """Give all commits of a run as (sequence, bytes), first to last."""
-        last = await self.last(run_id)
-        if last is None:
-            return []
-        try:
-            return await self._read_until(run_id, last[0])
-        except (nats.errors.Error, TimeoutError) as error:
-            raise Unavailable(type(error).__name__) from error
-
-    async def _read_until(self, run_id: str, end: int) -> list[tuple[int, bytes]]:
-        subscription = await self._js.subscribe(
-            self._names.run_journal(run_id), ordered_consumer=True
-        )
+        subject = self._names.run_journal(run_id)
         found: list[tuple[int, bytes]] = []
         try:
-            while not found or found[-1][0] < end:
-                message = await subscription.next_msg(timeout=_TIMEOUT_S)
-                found.append((message.metadata.sequence.stream, message.data))
-        finally:
-            await subscription.unsubscribe()
+            while more := await following.batch(
+                self._nc, self._names, subject, found[-1][0] + 1 if found else 1
+            ):
+                found += [(raw.sequence, raw.data) for raw in more]
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(type(error).__name__) from error
         return found
 
     async def watch(
@@ -115,37 +103,19 @@ class Journal:
         take: Callable[[str, bytes], Awaitable[None]],
         caught_up: Callable[[], None] = lambda: None,
     ) -> None:
-        """Hand every commit of every run over, from the stream's start and on, until cancelled."""
-        done = 0
-        while True:
-            with contextlib.suppress(nats.errors.Error, nats.js.errors.APIError, TimeoutError):
-                done = await self._watch_from(done, take, caught_up)
-            await asyncio.sleep(0.2)  # the broker is away; go on from where we were
+        """Hand every commit of every run over, from the stream's start and on, until cancelled.
 
-    async def _watch_from(
-        self,
-        done: int,
-        take: Callable[[str, bytes], Awaitable[None]],
-        caught_up: Callable[[], None],
-    ) -> int:
-        config = api.ConsumerConfig(
-            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=done + 1
+        What begins, ends or parks a run comes at once, the rest within a second.
+        """
+        names = self._names
+        reading = following.commits(
+            self._nc,
+            names,
+            names.all_journals,
+            [names.events_of(scope="run"), names.events_of(kind="approval_requested")],
+            caught_up=caught_up,
         )
-        subscription = await self._js.subscribe(
-            self._names.all_journals, ordered_consumer=True, config=config
-        )
-        try:
-            state = (await self._js.stream_info(self._names.journal_stream)).state
-            if state.last_seq <= done or state.messages == 0:
-                caught_up()
-            async for message in subscription.messages:
-                run_id = self._names.read_journal(message.subject)
-                if run_id is not None:
-                    await take(run_id, message.data)
-                done = message.metadata.sequence.stream
-                if message.metadata.num_pending == 0:
-                    caught_up()
-        finally:
-            with contextlib.suppress(nats.errors.Error):
-                await subscription.unsubscribe()
-        return done
+        async for raw in reading:
+            run_id = names.read_journal(raw.subject)
+            if run_id is not None:
+                await take(run_id, raw.data)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from agent.run import stimuli
+from agent.run import errors, stimuli
 from protocol import problems, subjects
 
-Feed = Callable[[stimuli.Stimulus, str], None]
+Change = stimuli.CancelAsked | stimuli.ResumeAsked | stimuli.Answered
+Take = Callable[[stimuli.Stimulus, str], Awaitable[bool]]
 
 
 class Refused(Exception):
@@ -36,13 +38,31 @@ class Cancel(Told, frozen=True, tag="cancel"):
     stimulus: stimuli.CancelAsked
 
 
+class Resume(Told, frozen=True, tag="resume"):
+    """Go on with the run."""
+
+    stimulus: stimuli.ResumeAsked
+
+
 class Answer(Told, frozen=True, tag="answer"):
     """A gate was answered."""
 
     stimulus: stimuli.Answered
 
 
-_decoder = msgspec.json.Decoder(Cancel | Answer)
+class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the owner answers."""
+
+    stored: bool
+    problem: problems.Problem | None = None
+
+
+_KINDS: dict[type[Change], Callable[[str, Any], Told]] = {
+    stimuli.CancelAsked: Cancel,
+    stimuli.ResumeAsked: Resume,
+    stimuli.Answered: Answer,
+}
+_decoder = msgspec.json.Decoder(Cancel | Resume | Answer)
 
 
 class Nudges:
@@ -53,38 +73,36 @@ class Nudges:
         self._names = names
         self._timeout_s = timeout_s
 
-    async def tell(self, run_id: str, told: Cancel | Answer) -> bool:
-        """Give the command to the run's owner; say whether somebody owns it and took it.
+    async def tell(self, run_id: str, change: Change, cause: str) -> bool:
+        """Give the command to the run's owner; say whether somebody owns it and stored it.
 
         Raises Refused if the owner says that the run's state does not allow it.
         """
+        told = _KINDS[type(change)](cause, change)
         try:
             reply = await self._nc.request(
                 self._names.nudge(run_id), msgspec.json.encode(told), timeout=self._timeout_s
             )
         except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
             return False
-        if reply.data:
-            raise Refused(msgspec.json.decode(reply.data, type=problems.Problem))
-        return True
+        heard = msgspec.json.decode(reply.data, type=Heard)
+        if heard.problem is not None:
+            raise Refused(heard.problem)
+        return heard.stored
 
     @contextlib.asynccontextmanager
-    async def listen(self, run_id: str, feed: Feed) -> AsyncIterator[None]:
+    async def listen(self, run_id: str, take: Take) -> AsyncIterator[None]:
         """Take commands for a run that is held here, while the context lasts."""
 
-        async def take(message: Msg) -> None:
+        async def hear(message: Msg) -> None:
             told = _decoder.decode(message.data)
             try:
-                feed(told.stimulus, told.cause)
-            except Exception as error:
-                problem = getattr(error, "problem", None)
-                if problem is None:
-                    raise
-                await message.respond(msgspec.json.encode(problem))
-            else:
-                await message.respond(b"")
+                heard = Heard(await take(told.stimulus, told.cause))
+            except errors.Refused as refused:
+                heard = Heard(stored=False, problem=refused.problem)
+            await message.respond(msgspec.json.encode(heard))
 
-        subscription = await self._nc.subscribe(self._names.nudge(run_id), cb=take)
+        subscription = await self._nc.subscribe(self._names.nudge(run_id), cb=hear)
         try:
             yield
         finally:

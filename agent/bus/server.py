@@ -7,6 +7,7 @@ import json
 import pathlib
 import shutil
 import sys
+from typing import Self
 
 from agent import children
 
@@ -61,7 +62,7 @@ class EmbeddedServer:
         self._process: asyncio.subprocess.Process | None = None
         self.url = ""
 
-    async def __aenter__(self) -> EmbeddedServer:
+    async def __aenter__(self) -> Self:
         """Start it and wait until it answers."""
         self._folder.mkdir(parents=True, exist_ok=True)
         program = find()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nats.js import JetStreamContext, api
 from nats.js.errors import BadRequestError
 
@@ -24,8 +26,8 @@ class StreamDiffers(Exception):
 def configs(names: subjects.Subjects, replicas: int) -> list[api.StreamConfig]:
     """Describe every stream."""
 
-    def stream(name: str, subject: str, **options: object) -> api.StreamConfig:
-        return api.StreamConfig(  # type: ignore[arg-type]
+    def stream(name: str, subject: str, **options: Any) -> api.StreamConfig:
+        return api.StreamConfig(
             name=name,
             subjects=[subject],
             storage=api.StorageType.FILE,

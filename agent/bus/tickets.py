@@ -1,9 +1,10 @@
-"""Owns the queue of accepted runs: one ticket a run, held by one agent, kept alive while it works."""
+"""Owns the queue of accepted runs: one ticket a run, held by one agent and kept alive by it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import msgspec
 import nats.errors
@@ -11,6 +12,7 @@ import nats.js.errors
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext, api
 
 from protocol import subjects
@@ -22,6 +24,7 @@ PRIORITIES = range(9, -1, -1)
 _PULL_S = 5.0
 """How long one waiting pull is open; a broker that came back is noticed within this."""
 _AWAY_S = 0.2
+_NO_RESPONDERS = "503"
 _SECOND_TICKET = 10077
 """The error code of a stream that refuses a message because its subject has one."""
 
@@ -36,6 +39,11 @@ class Ticket:
         self._lease_s = lease_s
         self._lost = asyncio.Event()
         self._keeping = asyncio.create_task(self._keep(), name=f"ticket {run_id}")
+
+    @property
+    def lost(self) -> bool:
+        """Tell whether somebody else may have it by now."""
+        return self._lost.is_set()
 
     async def wait_lost(self) -> None:
         """Wait until the ticket could not be renewed for a whole lease."""
@@ -121,14 +129,13 @@ class Tickets:
             return False
         return not ack.duplicate
 
-    async def holds(self, run_id: str) -> bool:
-        """Say whether the run is in the queue, taken or not."""
-        wildcard = self._names.ticket(0, run_id).split(".")
-        wildcard[-2] = "*"
+    async def queued(self) -> set[str]:
+        """Name the runs that are in the queue, taken or not."""
         info = await self._js.stream_info(
-            self._names.tickets_stream, subjects_filter=".".join(wildcard)
+            self._names.tickets_stream, subjects_filter=self._names.tickets()
         )
-        return bool(info.state.subjects)
+        places = (self._names.read_ticket(subject) for subject in info.state.subjects or {})
+        return {place[1] for place in places if place is not None}
 
     async def take(self) -> Ticket:
         """Wait for the next ticket, of the highest priority that has one."""
@@ -189,11 +196,24 @@ class Tickets:
             {"batch": 1, "expires": int(wait_s * 1e9)} if wait_s else {"batch": 1, "no_wait": True}
         )
         try:
-            message = await self._nc.request(
-                subject, msgspec.json.encode(wish), timeout=wait_s + self._lease_s / 2
-            )
+            async with self._inbox() as (inbox, answers):
+                await self._nc.publish(subject, msgspec.json.encode(wish), reply=inbox)
+                message = await answers.next_msg(timeout=wait_s + self._lease_s / 2)
         except (nats.errors.Error, TimeoutError):
             await asyncio.sleep(_AWAY_S)
             return None
-        is_status = message.headers is not None and "Status" in message.headers
-        return None if is_status else message
+        status = (message.headers or {}).get("Status")
+        if status == _NO_RESPONDERS:
+            await asyncio.sleep(_AWAY_S)
+        return message if status is None else None
+
+    @contextlib.asynccontextmanager
+    async def _inbox(self) -> AsyncIterator[tuple[str, Subscription]]:
+        """Listen for one answer: once nobody does, the broker gives no ticket to that pull."""
+        inbox = self._nc.new_inbox()
+        answers = await self._nc.subscribe(inbox)
+        try:
+            yield inbox, answers
+        finally:
+            with contextlib.suppress(nats.errors.Error):
+                await answers.unsubscribe()

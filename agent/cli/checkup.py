@@ -8,7 +8,8 @@ import secrets
 import nats
 import nats.errors
 
-from agent import doctor
+from agent import address, doctor
+from agent.bus import connection
 from agent.cli import connect, console, session
 from protocol import codec, subjects, training
 
@@ -19,28 +20,28 @@ UP = "start one with: mlpm up"
 def ask(here: session.Session) -> list[doctor.Finding]:
     """Ask, if an agent should be running; that none is, is only a warning."""
     try:
-        address = here.address()
+        where = here.find_agent()
     except console.Stop as stop:
         return [doctor.Finding("agent", "warn", stop.problem.message, UP)]
-    return asyncio.run(_ask(here, address))
+    return asyncio.run(_ask(here, where))
 
 
-async def _ask(here: session.Session, address: session.Address) -> list[doctor.Finding]:
+async def _ask(here: session.Session, where: address.Address) -> list[doctor.Finding]:
     try:
-        async with connect.connected(address, here.settings, timeout_s=TIMEOUT_S) as agent:
+        async with connect.connected(where, here.settings, timeout_s=TIMEOUT_S) as agent:
             cards = await agent.catalog()
             found = [doctor.Finding("agent", "ok", f"answers, with {len(cards.stages)} stages")]
-            return [*found, await _specialist(address, here)]
+            return [*found, await _specialist(where, here)]
     except console.Stop as stop:
         level: doctor.Level = "warn" if stop.problem.code == "unavailable" else "fail"
         return [doctor.Finding("agent", level, stop.problem.message, UP)]
 
 
-async def _specialist(address: session.Address, here: session.Session) -> doctor.Finding:
+async def _specialist(where: address.Address, here: session.Session) -> doctor.Finding:
     """Ask after a training that never was: only a specialist that listens answers `unknown`."""
-    names = subjects.Subjects(address.prefix)
+    names = subjects.Subjects(where.prefix)
     question = training.TrainingCancel(f"doctor-{secrets.token_hex(4)}", "check-up")
-    bus = await nats.connect(address.nats_url, **connect.identity(here.settings.nats))
+    bus = await nats.connect(where.nats_url, **connection.identity(here.settings.nats))
     try:
         reply = await bus.request(names.training_cancel, codec.encode(question), timeout=TIMEOUT_S)
         status = codec.decode(reply.data, training.TrainingStatus)

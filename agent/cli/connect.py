@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
 import nats.errors
 
-from agent import config
+from agent import address, config
+from agent.bus import connection
 from agent.cli import console, session
 from protocol import client, codec
 
@@ -18,15 +18,18 @@ CONNECT_S = 3.0
 
 @contextlib.asynccontextmanager
 async def connected(
-    address: session.Address, settings: config.Settings, *, timeout_s: float = 30.0
+    where: address.Address, settings: config.Settings, *, timeout_s: float = 30.0
 ) -> AsyncIterator[client.Client]:
     """Connect while the context lasts; whatever goes wrong ends the command with a problem."""
     options: dict[str, Any] = {"connect_timeout": CONNECT_S, "error_cb": _quiet}
-    options |= identity(settings.nats) | {"max_reconnect_attempts": 2, "allow_reconnect": True}
-    shown = config.redact(address.nats_url)
+    options |= connection.identity(settings.nats) | {
+        "max_reconnect_attempts": 2,
+        "allow_reconnect": True,
+    }
+    shown = config.redact(where.nats_url)
     try:
         async with client.connect(
-            address.nats_url, prefix=address.prefix, timeout_s=timeout_s, **options
+            where.nats_url, prefix=where.prefix, timeout_s=timeout_s, **options
         ) as agent:
             yield agent
     except client.ClientError as error:
@@ -36,18 +39,6 @@ async def connected(
     except (nats.errors.Error, OSError) as error:
         text = f"the bus at {shown} cannot be reached: {type(error).__name__} {error}".strip()
         console.stop("unavailable", text, hint=session.HINT)
-
-
-def identity(settings: config.Nats) -> dict[str, Any]:
-    """Give the connection's options that say who we are."""
-    options: dict[str, Any] = {}
-    if settings.credentials:
-        options["user_credentials"] = settings.credentials
-    if settings.nkey_seed:
-        options["nkeys_seed"] = settings.nkey_seed
-    if settings.tls_ca:
-        options["tls"] = ssl.create_default_context(cafile=settings.tls_ca)
-    return options
 
 
 async def _quiet(_: Exception) -> None:

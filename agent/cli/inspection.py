@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from agent.cli import console, session
 from protocol import commands
+
+if TYPE_CHECKING:
+    from agent import parameters
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
@@ -129,8 +132,27 @@ def _ports(ports: list[commands.Port]) -> str:
 def _explain(card: commands.StageCard) -> None:
     console.write(f"[bold]{card.name}[/]  {console.escape(card.summary)}")
     console.write(f"takes {_ports(card.inputs) or 'nothing'}; gives {_ports(card.outputs)}")
-    console.write("parameters (JSON Schema):")
-    console.write_json(card.params)
+    show_parameters(card.params)
+
+
+def show_parameters(schema: dict[str, Any]) -> None:
+    """Write what a stage or a template can be told."""
+    from agent import parameters
+
+    described = parameters.about(schema).partition("\n\n")[2]
+    if described:
+        console.write(console.escape(" ".join(described.split())))
+    console.table(
+        ("parameter", "default", "what"),
+        (
+            (each.name, console.escape(each.default or "required"), console.escape(_what(each)))
+            for each in parameters.listed(schema)
+        ),
+    )
+
+
+def _what(each: parameters.Parameter) -> str:
+    return f"{each.type}. {each.about}" if each.about else each.type
 
 
 def templates(
@@ -151,4 +173,4 @@ def templates(
     for card in cards:
         console.write(f"[bold]{card.name}[/]  {console.escape(card.summary)}")
         if name:
-            console.write_json(card.params)
+            show_parameters(card.params)

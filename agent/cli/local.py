@@ -26,17 +26,17 @@ def up(
         show_config(here)
         return
     settings = here.settings
-    import asyncio
+    import uvloop
 
-    from agent import service
+    from agent import address, service
 
-    def ready(address: service.Address) -> None:
+    def ready(where: address.Address) -> None:
         if here.json:
-            console.write_json(address, pretty=False)
+            console.write_json(where, pretty=False)
         else:
-            console.write(f"agent [bold]{address.agent_id}[/] is ready at {address.nats_url}")
+            console.write(f"agent [bold]{where.agent_id}[/] is ready at {where.nats_url}")
 
-    asyncio.run(service.serve(settings, ready, modules=tuple(stages or ())))
+    uvloop.run(service.serve(settings, ready, modules=tuple(stages or ())))
 
 
 def demo(

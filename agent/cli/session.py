@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from agent import config
+from agent import address, config
 from agent.cli import console
 
 if TYPE_CHECKING:
     from protocol import client
 
 T = TypeVar("T")
-ADDRESS_FILE = "agent.json"
 TAKES_VALUE = ("--config", "--set", "--url")
 HINT = "start one with: mlpm up"
 
@@ -29,14 +28,6 @@ class Options(msgspec.Struct, frozen=True):
     config: pathlib.Path | None = None
     overrides: tuple[str, ...] = ()
     url: str = ""
-
-
-class Address(msgspec.Struct, frozen=True):
-    """Where a running agent can be reached, as it wrote it down itself."""
-
-    nats_url: str
-    pid: int
-    prefix: str = "codeguardian"
 
 
 def split(arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -88,30 +79,30 @@ class Session:
         """Give the effective settings."""
         return self.loaded().settings
 
-    def address(self) -> Address:
+    def find_agent(self) -> address.Address:
         """Find the bus: `--url`, the configured URL, or the agent of the data folder."""
         settings = self.settings
         prefix = settings.nats.prefix
         if url := self.options.url or settings.nats.url:
-            return Address(url, 0, prefix)
-        file = settings.data_path / ADDRESS_FILE
-        try:
-            address = msgspec.json.decode(file.read_bytes(), type=Address)
-        except (OSError, msgspec.MsgspecError):
+            return address.Address(url, 0, prefix)
+        found = address.read(settings.data_path)
+        if found is None:
             console.stop("unavailable", f"no agent is running in {settings.data_path}", hint=HINT)
-        if not _alive(address.pid):
-            message = f"the agent of {settings.data_path} (process {address.pid}) is gone"
+        if not _alive(found.pid):
+            message = f"the agent of {settings.data_path} (process {found.pid}) is gone"
             console.stop("unavailable", message, hint=HINT)
-        return address
+        return found
 
     def ask(self, talk: Callable[[client.Client], Awaitable[T]]) -> T:
         """Connect, let `talk` do its work, and disconnect; refusals end the command."""
-        return asyncio.run(self._ask(self.address(), talk))
+        return asyncio.run(self._ask(self.find_agent(), talk))
 
-    async def _ask(self, address: Address, talk: Callable[[client.Client], Awaitable[T]]) -> T:
+    async def _ask(
+        self, where: address.Address, talk: Callable[[client.Client], Awaitable[T]]
+    ) -> T:
         from agent.cli import connect
 
-        async with connect.connected(address, self.settings) as agent:
+        async with connect.connected(where, self.settings) as agent:
             return await talk(agent)
 
 

@@ -1,16 +1,16 @@
-"""Owns one run while this agent holds it: feeds the core, writes what it says, does what it wants."""
+"""Owns one run while this agent holds it: feeds the core, writes its facts, does its effects."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
 import structlog
 
-from agent.bus import announce
-from agent.conductor import ledger, scribe
+from agent.bus import announce, journal
+from agent.conductor import ledger, outcomes, scribe
 from agent.execution import base
 from agent.run import effects, stimuli
 from protocol import events, problems, swarm
@@ -19,6 +19,8 @@ log = structlog.get_logger()
 
 Outcome = Literal["ended", "parked"]
 WriterFactory = Callable[[scribe.OnLost], scribe.Scribe]
+Recall = Callable[[effects.Work], Awaitable[None]]
+"""Has a training stopped that another agent asked for."""
 
 
 class OwnershipLost(Exception):
@@ -37,8 +39,10 @@ class Conductor:
         book: ledger.Ledger,
         writer: WriterFactory,
         executors: Mapping[effects.Placement, base.Executor],
+        *,
         announcer: announce.Announcer,
         clock: scribe.Clock,
+        recall: Recall,
     ) -> None:
         self.machine = book.machine
         self.run_id = book.machine.state.run_id
@@ -46,6 +50,7 @@ class Conductor:
         self._executors = executors
         self._announcer = announcer
         self._clock = clock
+        self._recall = recall
         self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._attempts: dict[effects.WorkKey, asyncio.Task[None]] = {}
@@ -62,6 +67,18 @@ class Conductor:
             return await self._done
         finally:
             await self._let_go()
+
+    async def tell(self, stimulus: stimuli.Stimulus, cause: str) -> bool:
+        """Let something happen to the run and wait until it is stored.
+
+        False if the run is no longer conducted here; raises machine.Refused where the run's state
+        does not allow it.
+        """
+        if self._done.done():
+            return False
+        self.feed(stimulus, cause)
+        await self.scribe.flush()
+        return not self.scribe.lost
 
     def feed(self, stimulus: stimuli.Stimulus, cause: str) -> None:
         """Let something happen to the run."""
@@ -86,6 +103,8 @@ class Conductor:
                 self._attempts[work.key] = asyncio.create_task(self._attempt(work))
             case effects.Stop(key=key, force=force):
                 self._errand(self._stop(key, force=force))
+            case effects.Recall(work=work):
+                self._errand(self._recall(work))
             case effects.SetTimer(name=name, at=at):
                 self._set_timer(name, at)
             case effects.ClearTimer(name=name):
@@ -102,10 +121,12 @@ class Conductor:
             self._done.set_result(outcome)
 
     def _lost(self, cause: BaseException) -> None:
-        if not self._done.done():
-            lost = OwnershipLost(self.run_id)
+        if self._done.done():
+            return
+        lost = OwnershipLost(self.run_id) if isinstance(cause, journal.Fenced) else cause
+        if lost is not cause:
             lost.__cause__ = cause
-            self._done.set_exception(lost)
+        self._done.set_exception(lost)
 
     async def _attempt(self, work: effects.Work) -> None:
         try:
@@ -115,7 +136,8 @@ class Conductor:
             outcome = base.Failed(problems.Problem(code="internal", message="the executor broke"))
         self._attempts.pop(work.key, None)
         self._works.pop(work.key, None)
-        self.feed(_stimulus(work.key, outcome), cause=_place(work.key))
+        told = outcomes.stimulus(work.key, outcome, self.scribe.max_event_bytes)
+        self.feed(told, cause=_place(work.key))
 
     async def _stop(self, key: effects.WorkKey, *, force: bool) -> None:
         work = self._works.get(key)
@@ -156,21 +178,18 @@ class Conductor:
             log.error("errand.failed", run=self.run_id, error=str(task.exception()))
 
     async def _let_go(self) -> None:
-        """Stop what still runs here: after an end nothing does, after a loss everything must."""
+        """Drop what still runs here: after an end nothing does, after a loss nothing may.
+
+        It is not stopped: a worker whose attempt is dropped is killed, but a specialist goes on
+        with its training, to which the next owner of the run attaches.
+        """
         for name in list(self._timers):
             self._clear_timer(name)
-        attempts = list(self._attempts.items())
-        await asyncio.gather(
-            *(self._stop(key, force=True) for key, _ in attempts), return_exceptions=True
-        )
-        for _, task in attempts:
+        attempts = list(self._attempts.values())
+        for task in attempts:
             task.cancel()
-        await asyncio.gather(*(task for _, task in attempts), return_exceptions=True)
-        lost = self._done.done() and not self._done.cancelled() and self._done.exception()
-        if lost:
-            self.scribe.abandon()
-        else:
-            await self.scribe.flush()
+        await asyncio.gather(*attempts, return_exceptions=True)
+        await self.scribe.flush()
 
     def _log(self, fact: events.AnyEvent) -> None:
         kind = str(fact.__struct_config__.tag)
@@ -183,6 +202,9 @@ class _Watcher:
     def __init__(self, conductor: Conductor, key: effects.WorkKey) -> None:
         self._conductor = conductor
         self._key = key
+
+    def began(self) -> None:
+        self._conductor.feed(stimuli.WorkBegan(self._key), cause=_place(self._key))
 
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         told = events.Progress(
@@ -213,22 +235,3 @@ def _waits_for_commit(effect: effects.Effect) -> bool:
 def _place(key: effects.WorkKey) -> str:
     element = "" if key.element is None else f"[{key.element}]"
     return f"stages/{key.stage}{element}/attempts/{key.attempt}"
-
-
-def _stimulus(key: effects.WorkKey, outcome: base.Outcome) -> stimuli.Stimulus:
-    match outcome:
-        case base.Succeeded():
-            return stimuli.WorkSucceeded(
-                key,
-                outputs=outcome.outputs,
-                metrics=outcome.metrics,
-                duration_s=outcome.duration_s,
-                usage=outcome.usage,
-                cached=outcome.cached,
-                cache_key=outcome.cache_key,
-                code_version=outcome.code_version,
-            )
-        case base.Failed():
-            return stimuli.WorkFailed(key, outcome.problem, outcome.log)
-        case base.Halted():
-            return stimuli.WorkStopped(key, outcome.how, outcome.where)

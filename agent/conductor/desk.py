@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
-from agent import catalog, templates
+from agent import catalog, templates, version
 from agent.artifacts import cache
-from agent.bus import endpoints, journal, nudges, tickets
+from agent.bus import announce, endpoints, journal, nudges, tickets
 from agent.conductor import admission, forecast, host, index, ledger, scribe
+from agent.execution import identity
 from agent.run import machine, stimuli, view
 from protocol import chain, codec, commands, events, problems
 
-Change = stimuli.CancelAsked | stimuli.ResumeAsked | stimuli.Answered
+MOST_TRIES = 10
+"""How often a command is begun anew that met another change of its run."""
 
 
 class Desk:
@@ -21,14 +24,18 @@ class Desk:
         self,
         agent_id: str,
         stages: catalog.Catalog,
+        *,
         journals: journal.Journal,
         queue: tickets.Tickets,
         nudge: nudges.Nudges,
         runs: host.Host,
         listing: index.Index,
+        announcer: announce.Announcer,
         accepting: admission.Admission,
         steps: cache.Cache,
+        identities: identity.Identities,
         clock: scribe.Clock,
+        max_reply_bytes: int,
     ) -> None:
         self._agent_id = agent_id
         self._stages = stages
@@ -37,9 +44,12 @@ class Desk:
         self._nudges = nudge
         self._host = runs
         self._index = listing
+        self._announcer = announcer
         self._admission = accepting
         self._cache = steps
+        self._identities = identities
         self._clock = clock
+        self._max_reply_bytes = max_reply_bytes
 
     async def submit(
         self, request: commands.PipelineRequest, caller: endpoints.Caller
@@ -59,31 +69,34 @@ class Desk:
         return commands.ValidationReport(
             ok=True,
             pipeline=pipeline,
-            forecast=await forecast.forecast(pipeline, request.options, self._stages, self._cache),
+            forecast=await forecast.forecast(
+                pipeline, request.options, self._stages, self._cache, self._identities
+            ),
         )
 
     async def status(self, query: commands.RunQuery, _: endpoints.Caller) -> commands.RunStatus:
         """Say where a run stands."""
         held = self._host.held(query.run_id)
         if held is not None:
-            return view.status(held.machine.state)
-        return view.status((await self._ledger(query.run_id)).machine.state)
+            whole = view.status(held.machine.state, commits=held.scribe.position.number)
+        else:
+            book = await self._ledger(query.run_id)
+            whole = view.status(book.machine.state, commits=book.position.number)
+        return view.fitting(whole, self._max_reply_bytes)
 
-    async def list(self, query: commands.RunListQuery, _: endpoints.Caller) -> commands.RunList:
+    async def runs(self, query: commands.RunListQuery, _: endpoints.Caller) -> commands.RunList:
         """List runs, newest first."""
-        return self._index.list(query)
+        return self._index.matching(query)
 
     async def cancel(self, command: commands.Cancel, _: endpoints.Caller) -> commands.RunStatus:
         """Stop a run."""
         asked = stimuli.CancelAsked(command.by, command.reason, command.grace_s)
-        cause = f"commands/cancel by {command.by}"
-        return await self._change(command.run_id, asked, nudges.Cancel(cause, asked))
+        return await self._change(command.run_id, asked, f"commands/cancel by {command.by}")
 
     async def approve(self, command: commands.Approve, _: endpoints.Caller) -> commands.RunStatus:
         """Answer a gate; a run that was parked for it goes back on the queue."""
         answer = stimuli.Answered(command.stage, command.approved, command.by, command.comment)
-        cause = f"commands/approve by {command.by}"
-        return await self._change(command.run_id, answer, nudges.Answer(cause, answer))
+        return await self._change(command.run_id, answer, f"commands/approve by {command.by}")
 
     async def resume(self, command: commands.Resume, _: endpoints.Caller) -> commands.RunStatus:
         """Let a failed or cancelled run go on."""
@@ -96,10 +109,9 @@ class Desk:
             from_stage=command.from_stage,
             params=command.params,
             backfill=command.backfill,
-            code_version=admission.version.code_version(),
+            code_version=version.code_version(),
         )
-        await self._commit(book, asked, f"commands/resume by {command.by}")
-        return view.status(book.machine.state)
+        return await self._change(command.run_id, asked, f"commands/resume by {command.by}")
 
     async def catalog(
         self, query: commands.CatalogQuery, _: endpoints.Caller
@@ -117,38 +129,45 @@ class Desk:
                 problems.Problem(code="not_found", message=str(missing), run_id=run_id)
             ) from missing
 
-    async def _change(
-        self, run_id: str, change: Change, told: nudges.Cancel | nudges.Answer
-    ) -> commands.RunStatus:
-        """Have the owner of a run take a change, or commit it where nobody owns the run."""
+    async def _change(self, run_id: str, change: nudges.Change, cause: str) -> commands.RunStatus:
+        """Bring a change into a run's journal; begin anew where the run moves on meanwhile."""
         try:
-            if not self._host.feed(run_id, change, told.cause) and not await self._nudges.tell(
-                run_id, told
-            ):
-                await self._commit(await self._ledger(run_id), change, told.cause)
+            for _ in range(MOST_TRIES):
+                with contextlib.suppress(journal.Fenced):
+                    await self._bring(run_id, change, cause)
+                    return await self.status(commands.RunQuery(run_id=run_id), endpoints.Caller())
         except (machine.Refused, nudges.Refused) as refused:
             raise endpoints.Refusal(refused.problem) from refused
-        return await self.status(commands.RunQuery(run_id=run_id), endpoints.Caller())
+        raise endpoints.Refusal(_too_lively(run_id))
 
-    async def _commit(self, book: ledger.Ledger, change: Change, cause: str) -> None:
+    async def _bring(self, run_id: str, change: nudges.Change, cause: str) -> None:
+        """Have the owner of a run take a change, or commit it where nobody owns the run.
+
+        The journal is read first: an owner listens before it writes. So either it is in the journal
+        that was read, and hears of the change, or its first commit fences ours off.
+        """
+        if await self._host.tell(run_id, change, cause):
+            return
+        book = await self._ledger(run_id)
+        if not await self._nudges.tell(run_id, change, cause):
+            await self._commit(book, change, cause)
+
+    async def _commit(self, book: ledger.Ledger, change: nudges.Change, cause: str) -> None:
         """Append a change to the journal of a run that nobody holds, and queue the run again."""
-        try:
-            facts, _ = book.machine.handle(change, self._clock(), cause)
-        except machine.Refused as refused:
-            raise endpoints.Refusal(refused.problem) from refused
+        facts, _ = book.machine.handle(change, self._clock(), cause)
         if not facts:
             return
         state = book.machine.state
         await self._append(book, facts)
-        if not state.ended and not state.parked:
+        if not state.over and not state.parked:
             token = str(book.position.number + 1)
             await self._queue.put(state.run_id, state.options.priority, token)
 
     async def _append(self, book: ledger.Ledger, facts: list[events.AnyEvent]) -> None:
-        run_id = book.machine.state.run_id
+        accepted = book.machine.state.accepted
         number = book.position.number + 1
         commit = events.Commit(
-            run_id=run_id,
+            run_id=accepted.run_id,
             number=number,
             epoch=book.epoch,
             owner=self._agent_id,
@@ -157,24 +176,24 @@ class Desk:
             events=facts,
         )
         data = codec.encode(commit)
-        message_id = f"{run_id}-{number}-{self._agent_id}-{chain.digest(data)[:12]}"
-        try:
-            await self._journals.append(
-                run_id, data, expected=book.position.sequence, message_id=message_id
-            )
-        except journal.Fenced as fenced:
-            raise endpoints.Refusal(
-                problems.Problem(
-                    code="conflict",
-                    message="the run changed while the command was on its way",
-                    hint="send it again",
-                    retryable=True,
-                    run_id=run_id,
-                )
-            ) from fenced
+        message_id = f"{accepted.run_id}-{number}-{self._agent_id}-{chain.digest(data)[:12]}"
+        await self._journals.append(
+            accepted.run_id, data, expected=book.position.sequence, message_id=message_id
+        )
+        await self._announcer.commit(commit, accepted.traceparent)
 
     def _param_problems(
         self, folded: machine.Machine, params: dict[str, dict[str, Any]]
     ) -> list[problems.Problem]:
         changed = folded.state.pipeline_with(params)
-        return self._stages.problems(changed) if params else []
+        return self._stages.check(changed) if params else []
+
+
+def _too_lively(run_id: str) -> problems.Problem:
+    return problems.Problem(
+        code="conflict",
+        message="the run changed each time the command was about to be stored",
+        hint="send it again",
+        retryable=True,
+        run_id=run_id,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import structlog
 
@@ -17,6 +18,9 @@ log = structlog.get_logger()
 
 RETRY_AFTER_S = 5.0
 """How long a run rests after a defect of ours stopped its conductor."""
+FIRST_LOOK_S = 0.02
+MOST_LOOKS = 20
+"""How often a ticket is looked at whose run has no journal."""
 
 
 class Host:
@@ -26,13 +30,14 @@ class Host:
         self,
         agent_id: str,
         stages: catalog.Catalog,
+        *,
         journals: journal.Journal,
         queue: tickets.Tickets,
         nudge: nudges.Nudges,
         executors: Mapping[effects.Placement, base.Executor],
         announcer: announce.Announcer,
+        recall: conductor.Recall,
         clock: scribe.Clock,
-        *,
         max_active: int,
         max_commit_bytes: int,
     ) -> None:
@@ -43,6 +48,7 @@ class Host:
         self._nudges = nudge
         self._executors = executors
         self._announcer = announcer
+        self._recall = recall
         self._clock = clock
         self._max_commit_bytes = max_commit_bytes
         self._slots = asyncio.Semaphore(max_active)
@@ -58,13 +64,10 @@ class Host:
         """Give the conductor of a run, if this agent holds it."""
         return self._active.get(run_id)
 
-    def feed(self, run_id: str, stimulus: stimuli.Stimulus, cause: str) -> bool:
-        """Let something happen to a run if it is held here; say whether it is."""
+    async def tell(self, run_id: str, stimulus: stimuli.Stimulus, cause: str) -> bool:
+        """Let something happen to a run if it is held here; say whether it was stored."""
         held = self._active.get(run_id)
-        if held is None:
-            return False
-        held.feed(stimulus, cause)
-        return True
+        return held is not None and await held.tell(stimulus, cause)
 
     async def serve(self) -> None:
         """Take tickets until cancelled."""
@@ -95,8 +98,9 @@ class Host:
             await ticket.done()
             return
         try:
-            await self._conduct(ticket)
+            position = await self._conduct(ticket)
             await ticket.done()
+            await self._look_again(run_id, position)
         except asyncio.CancelledError:
             await ticket.hand_back(0)
             raise
@@ -104,34 +108,82 @@ class Host:
             log.warning("run.lost", run=run_id)
             await ticket.forget()
         except ledger.RunNotFound:
-            log.warning("ticket.without_run", run=run_id)
-            await ticket.hand_back(RETRY_AFTER_S)
+            await self._without_run(ticket)
         except Exception:  # the run is safe in its journal; the agent goes on with the others
             log.exception("run.broke", run=run_id)
             await ticket.hand_back(RETRY_AFTER_S)
 
-    async def _conduct(self, ticket: tickets.Ticket) -> None:
-        book = await ledger.load(ticket.run_id, self._journals, self._stages)
-        if book.machine.state.ended:
+    async def _without_run(self, ticket: tickets.Ticket) -> None:
+        """Wait for the journal, which is stored beside the ticket; in vain, if that failed."""
+        log.warning("ticket.without_run", run=ticket.run_id, delivered=ticket.delivered)
+        if ticket.delivered > MOST_LOOKS:
+            await ticket.done()
+        else:
+            await ticket.hand_back(min(FIRST_LOOK_S * 2**ticket.delivered, RETRY_AFTER_S))
+
+    async def _look_again(self, run_id: str, settled: scribe.Position | None) -> None:
+        """Queue a run again that something brought on while its ticket was being given back."""
+        last = await self._journals.last(run_id)
+        if last is None or (settled is not None and last[0] == settled.sequence):
             return
+        run = (await ledger.load(run_id, self._journals, self._stages)).machine.state
+        if not run.over and not run.parked:
+            await self._queue.put(run_id, run.options.priority, f"again-{last[0]}")
+
+    async def _conduct(self, ticket: tickets.Ticket) -> scribe.Position | None:
+        """Conduct a run to its end, or until it is parked; give where its journal ends then.
+
+        None if the run was about to be parked and something happened to it after all.
+        """
+        while True:
+            book = await ledger.load(ticket.run_id, self._journals, self._stages)
+            if book.machine.state.over:
+                return book.position
+            epoch = book.epoch + 1
+            try:
+                return await self._conduct_from(book, ticket)
+            except conductor.OwnershipLost:
+                if ticket.lost or await self._taken_over(ticket.run_id, epoch):
+                    raise
+                log.info("run.read_again", run=ticket.run_id)
+
+    async def _taken_over(self, run_id: str, epoch: int) -> bool:
+        """Tell a run that another agent took from one whose journal a command was added to."""
+        run = (await ledger.load(run_id, self._journals, self._stages)).machine.state
+        return run.epoch >= epoch and (run.epoch, run.owner) != (epoch, self._agent_id)
+
+    async def _conduct_from(
+        self, book: ledger.Ledger, ticket: tickets.Ticket
+    ) -> scribe.Position | None:
+        if book.epoch:  # whoever held it may have died between storing and announcing
+            await self._announcer.commit(book.last, book.machine.state.accepted.traceparent)
         conducting = conductor.Conductor(
-            book, self._scribe(book), self._executors, self._announcer, self._clock
+            book,
+            self._scribe(book),
+            self._executors,
+            announcer=self._announcer,
+            clock=self._clock,
+            recall=self._recall,
         )
         self._active[ticket.run_id] = conducting
-        conduct = asyncio.ensure_future(conducting.conduct(self._agent_id))
         lost = asyncio.ensure_future(ticket.wait_lost())
+        conduct: asyncio.Future[conductor.Outcome] | None = None
         try:
-            async with self._nudges.listen(ticket.run_id, conducting.feed):
+            # Whoever finds us in the journal must find us listening: so first this, then that.
+            async with self._nudges.listen(ticket.run_id, conducting.tell):
+                conduct = asyncio.ensure_future(conducting.conduct(self._agent_id))
                 await asyncio.wait({conduct, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if not conduct.done():  # the lease is over: somebody else may own the run already
                     log.warning("lease.expired", run=ticket.run_id)
                     conducting.scribe.abandon()
-                    conduct.cancel()
                     raise conductor.OwnershipLost(ticket.run_id)
                 await conduct
+                state = conducting.machine.state
+                return conducting.scribe.position if state.over or state.parked else None
         finally:
-            await _cancelled(conduct)
-            await _cancelled(lost)
+            for task in (conduct, lost):
+                if task is not None:
+                    await _cancelled(task)
             self._active.pop(ticket.run_id, None)
 
     def _scribe(self, book: ledger.Ledger) -> conductor.WriterFactory:
@@ -146,11 +198,12 @@ class Host:
                 clock=self._clock,
                 max_bytes=self._max_commit_bytes,
                 on_lost=on_lost,
+                traceparent=book.machine.state.accepted.traceparent,
             )
 
         return make
 
 
-async def _cancelled(task: asyncio.Future[object]) -> None:
+async def _cancelled(task: asyncio.Future[Any]) -> None:
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

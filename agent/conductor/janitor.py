@@ -1,49 +1,86 @@
-"""Owns the sweep for runs that lost their place in the queue, so that none waits for ever."""
+"""Owns the sweep for runs that have no place in the queue and need one, so that none is forgotten.
+
+A crash between the two appends of an acceptance can leave such a run, and so does a gate that
+expires, or a deadline that falls, while a run is parked.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+import nats.errors
 import structlog
 
 from agent.bus import tickets
-from agent.conductor import host, index
+from agent.conductor import host, index, scribe
 
 log = structlog.get_logger()
 
+REST_S = 1.0
+"""Between two sweeps, at least: a run that is due stays so until somebody has taken it."""
+
 
 class Janitor:
-    """Puts an accepted, unfinished run back on the queue when it has no ticket.
+    """Puts runs back on the queue.
 
-    A crash between the two appends of an acceptance can leave such a run; the broker refuses a
-    second ticket for a run that has one, so the sweep may run on every agent at any time.
+    The broker refuses a second ticket for a run that has one, and a run that has ended meanwhile
+    is let go by whoever takes it, so the sweep may run on every agent at any time.
     """
 
     def __init__(
-        self, listing: index.Index, queue: tickets.Tickets, runs: host.Host, *, every_s: float
+        self,
+        listing: index.Index,
+        queue: tickets.Tickets,
+        runs: host.Host,
+        clock: scribe.Clock,
+        *,
+        every_s: float,
     ) -> None:
         self._index = listing
         self._queue = queue
         self._host = runs
+        self._clock = clock
         self._every_s = every_s
 
     async def serve(self) -> None:
-        """Sweep now and then, until cancelled."""
+        """Sweep now and then, and when a parked run is due, until cancelled."""
         while True:
-            await asyncio.sleep(self._every_s)
-            await self.sweep()
+            await self._wait()
+            try:
+                await self.sweep()
+            except (nats.errors.Error, TimeoutError) as error:
+                log.warning("sweep.failed", error=type(error).__name__)
+            await asyncio.sleep(REST_S)
 
     async def sweep(self) -> int:
-        """Put back every unfinished run without a ticket; say how many there were."""
-        count = 0
-        for summary in self._index.unfinished():
-            if self._host.held(summary.run_id) is None:
-                count += await self._put_back(summary.run_id)
-        return count
+        """Put back every run that needs a ticket and has none; say how many there were."""
+        due = {
+            run_id: priority
+            for run_id, priority in self._index.stirring(self._clock()).items()
+            if self._host.held(run_id) is None
+        }
+        if not due:
+            return 0
+        queued = await self._queue.queued()
+        missing = due.keys() - queued
+        for run_id in missing:
+            token = f"janitor-{self._clock().timestamp():.0f}"
+            await self._queue.put(run_id, due[run_id], token)
+            log.info("ticket.put_back", run=run_id)
+        return len(missing)
 
-    async def _put_back(self, run_id: str) -> bool:
-        if await self._queue.holds(run_id):
-            return False
-        log.warning("ticket.missing", run=run_id)
-        await self._queue.put(run_id, 5, f"janitor-{run_id}")
-        return True
+    async def _wait(self) -> None:
+        """Wait for the next round; a run that begins to wait may bring it forward."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._every_s
+        while True:
+            wake = self._index.next_wake()
+            left = until - loop.time()
+            if wake is not None:
+                left = min(left, (wake - self._clock()).total_seconds())
+            if left <= 0:
+                return
+            self._index.parked.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._index.parked.wait(), left)

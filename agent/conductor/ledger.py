@@ -24,9 +24,12 @@ class Ledger(msgspec.Struct):
 
     machine: machine.Machine
     position: scribe.Position
-    epoch: int
-    owner: str
-    traceparent: str | None = None
+    last: events.Commit
+
+    @property
+    def epoch(self) -> int:
+        """Give the epoch of the last commit; whoever takes the run writes under a newer one."""
+        return self.last.epoch
 
 
 async def load(run_id: str, journals: journal.Journal, stages: catalog.Catalog) -> Ledger:
@@ -45,14 +48,8 @@ def fold(commits: list[tuple[int, bytes]], stages: catalog.Catalog) -> Ledger:
     folded = begin(accepted, stages)
     folded.fold([fact for commit in decoded for fact in commit.events][1:])
     sequence, data = commits[-1]
-    last = decoded[-1]
-    return Ledger(
-        machine=folded,
-        position=scribe.Position(sequence, last.number, chain.digest(data)),
-        epoch=last.epoch,
-        owner=last.owner,
-        traceparent=accepted.traceparent,
-    )
+    position = scribe.Position(sequence, decoded[-1].number, chain.digest(data))
+    return Ledger(folded, position, decoded[-1])
 
 
 def begin(accepted: events.RunAccepted, stages: catalog.Catalog) -> machine.Machine:

@@ -1,4 +1,4 @@
-"""Owns the writing of one run's journal: events gather into commits, one commit in flight at a time."""
+"""Owns the writing of one run's journal: events gather into commits, one in flight at a time."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ Clock = Callable[[], dt.datetime]
 Action = Callable[[], None]
 OnLost = Callable[[BaseException], None]
 
+ENVELOPE_BYTES = 4096
+"""Of a commit, beside its events."""
 MAX_EVENTS = 512
 """Of one commit; a wide fan-out goes into several, each well under the server's max payload."""
 
@@ -56,6 +58,7 @@ class Scribe:
         clock: Clock,
         max_bytes: int,
         on_lost: OnLost,
+        traceparent: str | None = None,
     ) -> None:
         self.run_id = run_id
         self.epoch = epoch
@@ -66,12 +69,20 @@ class Scribe:
         self._clock = clock
         self._max_bytes = max_bytes
         self._on_lost = on_lost
+        self._traceparent = traceparent
+        self.lost = False
+        """Nothing more is written: what was recorded last may not be stored."""
         self._pending: collections.deque[_Entry] = collections.deque()
         self._writer: asyncio.Task[None] | None = None
 
+    @property
+    def max_event_bytes(self) -> int:
+        """Give the size that one event may have."""
+        return self._max_bytes - ENVELOPE_BYTES
+
     def record(self, facts: Sequence[events.AnyEvent], then: Sequence[Action] = ()) -> None:
         """Add events to the next commit; do `then` once it is stored."""
-        if not facts and not then:
+        if self.lost or (not facts and not then):
             return
         self._pending.append(_Entry(facts, then))
         if self._writer is None:
@@ -84,6 +95,7 @@ class Scribe:
 
     def abandon(self) -> None:
         """Write no more: somebody else owns the run."""
+        self.lost = True
         self._pending.clear()
         if self._writer is not None:
             self._writer.cancel()
@@ -92,9 +104,10 @@ class Scribe:
         try:
             while self._pending:
                 await self._commit(self._gather())
-        except journal.Fenced as fenced:
+        except Exception as error:  # noqa: BLE001 - a fence, or a defect: the run must not hang on it
+            self.lost = True
             self._pending.clear()
-            self._on_lost(fenced)
+            self._on_lost(error)
         finally:
             self._writer = None
 
@@ -125,7 +138,7 @@ class Scribe:
             return
         sequence = await self._append(commit, data)
         self.position = Position(sequence, commit.number, chain.digest(data))
-        await self._announcer.commit(commit)
+        await self._announcer.commit(commit, self._traceparent)
 
     def _compose(self, facts: list[events.AnyEvent]) -> events.Commit:
         return events.Commit(

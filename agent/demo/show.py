@@ -48,10 +48,10 @@ async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[res
     )
     if stack.found(here) is None:
         _say(here, "starting an agent: its own NATS server, Ray, MLflow and training specialist")
-    async with stack.running(here) as address:
+    async with stack.running(here) as there:
         weekly, scanned = await making
-        _say(here, f"the agent is ready at {address.nats_url}; sending two requests")
-        async with connect.connected(address, here.settings) as agent:
+        _say(here, f"the agent is ready at {there.nats_url}; sending two requests")
+        async with connect.connected(there, here.settings) as agent:
             orders = [_forecast(weekly.as_uri()), _triage(scanned.as_uri())]
             return await _carry_out(here, agent, orders, cache)
 

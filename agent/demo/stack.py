@@ -8,9 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 
-import msgspec
-
-from agent import children
+from agent import address, children
 from agent.cli import console, session
 
 READY_S = 60.0
@@ -18,11 +16,11 @@ POLL_S = 0.05
 
 
 @contextlib.asynccontextmanager
-async def running(here: session.Session) -> AsyncIterator[session.Address]:
+async def running(here: session.Session) -> AsyncIterator[address.Address]:
     """Give the address of an agent while the context lasts."""
-    address = found(here)
-    if address is not None:
-        yield address
+    there = found(here)
+    if there is not None:
+        yield there
         return
     folder = here.settings.data_path
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,10 +31,10 @@ async def running(here: session.Session) -> AsyncIterator[session.Address]:
         await children.stop(child)
 
 
-def found(here: session.Session) -> session.Address | None:
+def found(here: session.Session) -> address.Address | None:
     """Find an agent that runs already."""
     try:
-        return here.address()
+        return here.find_agent()
     except console.Stop:
         return None
 
@@ -51,7 +49,7 @@ def _command(here: session.Session) -> list[str]:
     return command + [word for text in here.options.overrides for word in ("--set", text)]
 
 
-async def _wait_ready(here: session.Session, child: asyncio.subprocess.Process) -> session.Address:
+async def _wait_ready(here: session.Session, child: asyncio.subprocess.Process) -> address.Address:
     log = here.settings.data_path / "agent.log"
     deadline = time.monotonic() + READY_S
     while True:
@@ -59,15 +57,7 @@ async def _wait_ready(here: session.Session, child: asyncio.subprocess.Process) 
             console.stop("unavailable", f"not ready within {READY_S:.0f} s; see {log}")
         if child.returncode is not None:
             console.stop("unavailable", f"the agent ended while it started; see {log}")
-        address = _read(here)
-        if address is not None and address.pid == child.pid:
-            return address
+        there = address.read(here.settings.data_path)
+        if there is not None and there.pid == child.pid:
+            return there
         await asyncio.sleep(POLL_S)
-
-
-def _read(here: session.Session) -> session.Address | None:
-    try:
-        data = (here.settings.data_path / session.ADDRESS_FILE).read_bytes()
-        return msgspec.json.decode(data, type=session.Address)
-    except (OSError, msgspec.MsgspecError):
-        return None

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from agent import parameters
 from agent.templates import base, forecast, profiles, tabular, triage
 from protocol import codec, commands, pipelines, problems
 
@@ -31,7 +32,7 @@ def cards() -> list[commands.TemplateCard]:
         commands.TemplateCard(
             name=name,
             summary=(inspect.getdoc(cls) or "").split("\n\n")[0].replace("\n", " "),
-            params=msgspec.json.schema(cls),
+            params=parameters.schema(cls),
         )
         for name, cls in TEMPLATES.items()
     ]

@@ -47,10 +47,13 @@ class Conversation:
         request: training.TrainingRequest,
         settings: config.Specialist,
         hear: Callable[[training.TrainingAccepted | training.TrainingProgress], None],
+        *,
+        traceparent: str | None = None,
     ) -> None:
         self._nats = nats
         self._names = names
         self._request = request
+        self._headers = {"traceparent": traceparent} if traceparent else None
         self._settings = settings
         self._hear = hear
         self._inbox = nats.new_inbox()
@@ -77,7 +80,8 @@ class Conversation:
     async def ask(self) -> training.TrainingResult:
         """Ask, or ask again, and follow the training to its end; raise TrainingError."""
         data = msgspec.json.encode(self._request)
-        await self._nats.publish(self._names.training_request, data, reply=self._inbox)
+        subject = self._names.training_request
+        await self._nats.publish(subject, data, reply=self._inbox, headers=self._headers)
         settings = self._settings
         reply = await self._next(settings.accept_timeout_s, "accepted the training")
         while True:

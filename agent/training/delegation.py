@@ -78,10 +78,18 @@ class SpecialistExecutor:
         started = time.monotonic()
         request = requests.build(work, self._artifacts_uri, dt.datetime.now(dt.UTC))
         hear = _Hearing(watcher)
-        talk = conversation.Conversation(self._nats, self._names, request, self._settings, hear)
+        talk = conversation.Conversation(
+            self._nats,
+            self._names,
+            request,
+            self._settings,
+            hear,
+            traceparent=work.traceparent,
+        )
         attempt = _Attempt(talk, request.training_id)
         self._attempts[work.key] = attempt
         await talk.open()
+        watcher.began()
         try:
             return await self._first_of(attempt, self._trained(work, talk, watcher, started))
         finally:
@@ -198,6 +206,13 @@ class SpecialistExecutor:
                 attempt.halt("forced", f"{who}: {_unproved(attempt.talk)}")
             else:
                 await asyncio.sleep(BACKOFF_S)
+
+    async def recall(self, work: effects.Work) -> None:
+        """Have a training stopped that another agent asked for, if a specialist has it."""
+        name = requests.training_id(work)
+        await conversation.wait_stopped(
+            self._nats, self._names, name, "cancelled", CANCEL_PATIENCE_S
+        )
 
     async def close(self) -> None:
         """Stop waiting; the specialist goes on, and the next agent attaches to it."""

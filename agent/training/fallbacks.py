@@ -45,7 +45,7 @@ def _baseline(
     from sklearn import dummy
 
     stage, ref = asked
-    table = kept.get(ref)
+    table = values.Table.load(kept.path(ref))
     classifier = estimators.is_classifier(estimators.named(stage.model))
     estimator = dummy.DummyClassifier() if classifier else dummy.DummyRegressor()
     frame = table.pandas()

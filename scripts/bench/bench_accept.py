@@ -7,15 +7,13 @@ import contextlib
 import itertools
 import pathlib
 import sys
-import tempfile
 
 import nats
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import measure
+import stack
 
-from agent import config, service
-from agent.telemetry import logs
 from protocol import client
 
 ROUNDS = 300
@@ -29,12 +27,8 @@ PIPELINE = {
 async def main() -> None:
     """Measure."""
     measure.heading()
-    logs.configure(config.Logs(level="error"))
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"data_dir={folder}", "specialist.embedded=false"]
-        settings = config.load(env={}, overrides=overrides)
-        async with service.running(settings, modules=("noop_stages",)) as running:
-            await _measure(running.address.nats_url)
+    async with stack.running() as running:
+        await _measure(running.url)
 
 
 async def _measure(url: str) -> None:

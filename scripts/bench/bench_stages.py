@@ -6,14 +6,12 @@ import asyncio
 import itertools
 import pathlib
 import sys
-import tempfile
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import measure
+import stack
 
-from agent import config, service
-from agent.telemetry import logs
 from protocol import client, events
 
 ROUNDS = 5
@@ -39,12 +37,8 @@ def wide() -> dict[str, Any]:
 async def main() -> None:
     """Measure."""
     measure.heading()
-    logs.configure(config.Logs(level="error"))
-    with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"data_dir={folder}", "specialist.embedded=false"]
-        settings = config.load(env={}, overrides=overrides)
-        async with service.running(settings, modules=("noop_stages",)) as running:
-            await _measure(running.address.nats_url)
+    async with stack.running() as running:
+        await _measure(running.url)
 
 
 async def _measure(url: str) -> None:

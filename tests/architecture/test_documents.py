@@ -11,7 +11,7 @@ import pytest
 from agent import catalog, templates
 from agent.cli import files
 from protocol import codec, commands
-from scripts import draw_settings
+from scripts import draw_settings, draw_stages
 
 ROOT = pathlib.Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "docs" / "examples").glob("*.yaml"))
@@ -20,6 +20,16 @@ PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
 
 def test_the_page_of_settings_is_current():
     assert draw_settings.PAGE.read_text() == draw_settings.page(), "run: make docs"
+
+
+def test_the_pages_of_stages_and_templates_are_current():
+    stale = [path.name for path, text in draw_stages.pages().items() if path.read_text() != text]
+    assert not stale, "run: make docs"
+
+
+def test_every_stage_is_summed_up_in_a_sentence():
+    for card in catalog.Catalog().cards():
+        assert card.summary.endswith("."), card.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -33,6 +43,6 @@ def test_links_lead_to_files_that_are_there(page):
 def test_every_example_is_a_request_that_is_accepted(example):
     request = codec.decode(json.dumps(files.read(example)).encode(), commands.PipelineRequest)
     if request.pipeline is not None:
-        assert catalog.Catalog().problems(request.pipeline) == []
+        assert catalog.Catalog().check(request.pipeline) == []
     else:
         templates.source(request.template, request.params)

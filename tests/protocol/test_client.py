@@ -64,7 +64,9 @@ async def server(tmp_path):
 async def bus(server):
     connection = await nats.connect(server.url, reconnect_time_wait=0.1, max_reconnect_attempts=-1)
     stream = connection.jetstream()
-    await stream.add_stream(name=NAMES.journal_stream, subjects=[NAMES.all_journals])
+    await stream.add_stream(
+        name=NAMES.journal_stream, subjects=[NAMES.all_journals], allow_direct=True
+    )
     await stream.add_stream(name=NAMES.intake_stream, subjects=[NAMES.pipeline_queue])
     yield connection
     await connection.close()

@@ -17,11 +17,11 @@ from agent import service
 from agent.bus import streams
 from agent.conductor import desk
 from protocol import asyncapi, cloudevents, codec, contract, events, schema, subjects
-from scripts import generate_contract
+from scripts import draw_contract
 
 NAMES = subjects.Subjects()
 CHANNELS = contract.channels()
-DOCUMENT = json.loads(generate_contract.ASYNCAPI.read_text(encoding="utf-8"))
+DOCUMENT = json.loads(draw_contract.ASYNCAPI.read_text(encoding="utf-8"))
 SPECS = "@asyncapi/specs@6.11.1"
 
 
@@ -76,8 +76,15 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "alert",
         "deadletter",
     }
-    patterns = {"all_journals", "run_events", "all_events", "run_progress", "all_alerts"}
-    internal = {"ticket", "tickets", "nudge", "tickets_consumer", "intake_consumer"}
+    patterns = {
+        "all_journals",
+        "run_events",
+        "all_events",
+        "events_of",
+        "run_progress",
+        "all_alerts",
+    }
+    internal = {"ticket", "tickets", "nudge", "worker", "tickets_consumer", "intake_consumer"}
     public = {name for name in vars(subjects.Subjects) if not name.startswith("_")}
     rest = public - in_contract - patterns - internal - {"prefix"}
     others = {one for one in rest if not one.endswith(("_stream", "_bucket"))}
@@ -179,11 +186,11 @@ def test_every_example_of_the_document_is_valid_there():
                 payload = {**message["payload"], "components": DOCUMENT["components"]}
                 jsonschema.Draft202012Validator(payload).validate(example["payload"])
                 shown += 1
-    assert shown >= len(generate_contract.examples())
+    assert shown >= len(draw_contract.examples())
 
 
 def test_every_example_on_the_page_decodes():
-    page = generate_contract.PAGE.read_text(encoding="utf-8")
+    page = draw_contract.PAGE.read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- generated: example (\S+) -->\n```json\n(.*?)```", page, re.DOTALL)
     assert len(blocks) == page.count("```json")
     for name, text in blocks:
@@ -191,9 +198,7 @@ def test_every_example_on_the_page_decodes():
 
 
 def test_a_commit_example_names_its_run_in_every_event_id():
-    commit = codec.decode(
-        json.dumps(generate_contract.examples()["Commit"]).encode(), events.Commit
-    )
+    commit = codec.decode(json.dumps(draw_contract.examples()["Commit"]).encode(), events.Commit)
     headers, _ = cloudevents.write(commit, 1)
     assert headers["ce-id"] == f"{commit.run_id}-{commit.number}-1"
 

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from protocol import codec, commands, contract, problems, schema, wire
-from scripts import generate_contract
+from scripts import draw_contract
 from tests.protocol import samples
 
 STRUCTS = schema.structs()
-EXAMPLES = generate_contract.examples()
+EXAMPLES = draw_contract.examples()
 MESSAGES = {kind for one in contract.channels() for kind in (*one.bodies, *one.replies)}
 
 
@@ -33,10 +33,10 @@ def taken(kind: type[msgspec.Struct], document: Any) -> bool:
 
 
 def test_committed_files_are_current():
-    wanted = generate_contract.documents()
+    wanted = draw_contract.documents()
     stale = [path.name for path, text in wanted.items() if _read(path) != text]
-    assert not stale, "run: python scripts/generate_contract.py"
-    assert set(generate_contract.SCHEMAS.glob("*.json")) <= set(wanted)
+    assert not stale, "run: python scripts/draw_contract.py"
+    assert set(draw_contract.SCHEMAS.glob("*.json")) <= set(wanted)
 
 
 def _read(path: Any) -> str:
