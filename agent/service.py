@@ -50,13 +50,24 @@ HEADERS_BYTES = 4096
 Executors = dict[effects.Placement, base.Executor]
 
 
+class CutOff(Exception):
+    """The bus has refused the connection for good; a supervisor may start the agent anew."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(f"the bus at {config.redact(url)} has ended the connection for good")
+        self.url = url
+
+
 async def serve(
     settings: config.Settings,
     ready: Callable[[address.Address], None] | None = None,
     *,
     modules: tuple[str, ...] = (),
 ) -> None:
-    """Run an agent until SIGTERM or SIGINT; `modules` name further modules with stages."""
+    """Run an agent until SIGTERM or SIGINT; `modules` name further modules with stages.
+
+    Raises CutOff if the bus ends the connection for good.
+    """
     logs.configure(settings.logs)
     stop = asyncio.Event()
     _stop_on_signals(stop)
@@ -64,8 +75,18 @@ async def serve(
         _stop_on_signals(stop)  # Ray's own handler, set since, would abort us 3 s after a signal
         if ready is not None:
             ready(agent.address)
-        await stop.wait()
+        await _first_of(stop, agent.cut_off)
+        if not stop.is_set():
+            raise CutOff(agent.nats_url)
         log.info("agent.stopping", agent=agent.address.agent_id)
+
+
+async def _first_of(*told: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in told]
+    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -104,6 +125,8 @@ class Agent:
             modules=modules,
         )
         self.nats_url = settings.nats.url
+        self.cut_off = asyncio.Event()
+        """Set when the bus is gone for good: the agent can do nothing more."""
         self._modules = modules
         self._stack = stack
 
@@ -153,7 +176,7 @@ class Agent:
         if not nats.url:
             embedded = server.EmbeddedServer(self.settings.data_path / "nats", nats.port)
             self.nats_url = (await self._stack.enter_async_context(embedded)).url
-        self._nc = await connection.connect(self.nats_url, nats, self.agent_id)
+        self._nc = await connection.connect(self.nats_url, nats, self.agent_id, self.cut_off.set)
         self._stack.push_async_callback(self._nc.close)
         await streams.ensure(self._nc.jetstream(), self.names, nats.replicas)
         if nats.url:
@@ -232,7 +255,8 @@ class Agent:
     async def _drain(self) -> None:
         await self._tickets.close()
         try:
-            await asyncio.wait_for(self.host.close(), DRAIN_S)
+            async with asyncio.timeout(DRAIN_S):
+                await self.host.close()
         except TimeoutError:
             log.warning("agent.drain_incomplete", hint="the journal has all that was stored")
 
@@ -278,7 +302,7 @@ class Agent:
         door = endpoints.Door(self._nc, version.package_version(), max_bytes=limit)
         await door.open(_endpoints(self.names, at_desk))
         self._stack.push_async_callback(door.close)
-        dead = deadletter.DeadLetters(self._nc.jetstream(), self.names)
+        dead = deadletter.DeadLetters(self._nc, self.names)
         taking = intake.Intake(self._nc, self.names, at_desk.submit, dead, max_bytes=limit)
         self._keep("intake", taking.serve())
 

@@ -30,6 +30,7 @@ class ArtifactRef(wire.Fact, frozen=True):
     kind: Kind
     digest: Digest
     uri: str
+    """Where the bytes lie; a small document travels in it, as a `data:` URI (RFC 2397)."""
     media_type: str
     size_bytes: int
     rows: int | None = None

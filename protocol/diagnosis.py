@@ -13,7 +13,6 @@ import msgspec
 
 from protocol import problems
 
-MAX_PROBLEMS = 100
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
@@ -22,7 +21,7 @@ def diagnose(raw: Any, kind: Any, path: str = "$") -> list[problems.Problem]:
     found: list[problems.Problem] = []
     for problem in _walk(raw, kind, path):
         found.append(problem)
-        if len(found) == MAX_PROBLEMS:
+        if len(found) == problems.MAX_PROBLEMS:
             break
     return found
 

@@ -211,4 +211,5 @@ async def _waker(connection: Nats, *announced: str) -> AsyncIterator[asyncio.Eve
 
 async def _wait(wake: asyncio.Event) -> None:
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(wake.wait(), POLL_S)
+        async with asyncio.timeout(POLL_S):  # `wait_for` may swallow a cancellation (Python 3.11)
+            await wake.wait()

@@ -8,6 +8,9 @@ import msgspec
 
 from protocol import wire
 
+MAX_PROBLEMS = 100
+"""That are told at once: nobody reads more, and they must fit a message."""
+
 Code = Literal[
     "invalid_json",
     "invalid_field",
@@ -59,8 +62,8 @@ class Problem(wire.Fact, frozen=True):
 
 
 def gather(found: list[Problem]) -> Problem:
-    """Make one problem of several: the first, carrying them all."""
+    """Make one problem of several: the first, carrying them all, or a hundred of very many."""
     first, *others = found
     if not others:
         return first
-    return msgspec.structs.replace(first, problems=found)
+    return msgspec.structs.replace(first, problems=found[:MAX_PROBLEMS])

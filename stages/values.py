@@ -84,23 +84,34 @@ class Table(Value):
         return [(f.name, str(f.type), f.nullable) for f in self.arrow.schema]
 
 
-class _Json(Value):
+class Json(Value):
+    """Plain data."""
+
     media_type = "application/json"
 
     def __init__(self, data: Any) -> None:
         self.data = data
 
     def save(self, path: pathlib.Path) -> None:
-        """Write JSON with sorted keys, so that equal content has an equal digest."""
-        path.write_bytes(msgspec.json.encode(self.data, order="sorted"))
+        """Write JSON."""
+        path.write_bytes(self.dump())
+
+    def dump(self) -> bytes:
+        """Give JSON with sorted keys, so that equal content has an equal digest."""
+        return msgspec.json.encode(self.data, order="sorted")
 
     @classmethod
     def load(cls, path: pathlib.Path) -> Self:
         """Read JSON."""
-        return cls(msgspec.json.decode(path.read_bytes()))
+        return cls.parse(path.read_bytes())
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Take JSON."""
+        return cls(msgspec.json.decode(data))
 
 
-class Metrics(_Json):
+class Metrics(Json):
     """Named numbers (`values`), and whatever explains them (`details`: curves, confusion, slices).
 
     The numbers are what `when` conditions and the registry see.
@@ -122,12 +133,12 @@ class Metrics(_Json):
         return self.data["details"]  # type: ignore[no-any-return]
 
     @classmethod
-    def load(cls, path: pathlib.Path) -> Self:
-        """Read JSON."""
-        return cls(**msgspec.json.decode(path.read_bytes()))
+    def parse(cls, data: bytes) -> Self:
+        """Take JSON."""
+        return cls(**msgspec.json.decode(data))
 
 
-class Items(_Json):
+class Items(Json):
     """A list of JSON values to fan out over."""
 
     kind = "list"
@@ -137,7 +148,7 @@ class Items(_Json):
         return len(self.data)
 
 
-class Report(_Json):
+class Report(Json):
     """Findings about data or a model as plain data: `{"title": …, "summary": …, …}`."""
 
     kind = "report"

@@ -48,6 +48,11 @@ def digest(path: pathlib.Path) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def digest_of(data: bytes) -> str:
+    """Digest bytes as `sha256:<hex>`."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
 def changed(path: pathlib.Path) -> float:
     """Give the POSIX time of a file's last change; 0 where there is none."""
     try:

@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 import fsspec
 
-from agent.artifacts import errors, files
+from agent.artifacts import errors, files, inline
 from protocol import artifacts
 from stages import registry, values
 
@@ -23,6 +23,7 @@ FRESH_S = 60.0
 SMALL_BYTES = 1 << 20
 """A remote blob up to this size is read, and so verified, before a cached result is given."""
 _BLOBS = "sha256"
+_INLINE = "inline"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TIMES = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
 """What file systems call the time of last change; the last one only where there is no other."""
@@ -46,21 +47,19 @@ class Store:
         self._digests = files.Digests()
 
     def put(self, value: values.Value) -> artifacts.ArtifactRef:
-        """Store a value durably; what is there already, and whole, is not written again."""
+        """Store a value durably; what is there already, and whole, is not written again.
+
+        A small document is not stored but travels in its reference.
+        """
+        if isinstance(value, values.Json) and len(data := value.dump()) <= inline.MOST_BYTES:
+            uri = inline.uri(value.media_type, data)
+            return _ref(value, files.digest_of(data), uri, len(data))
         with files.scratch(self._scratch) as path:
             value.save(path)
             digest, size = files.digest(path), path.stat().st_size
             if not self._renew(digest, size):
                 self._deliver(path, self._place(digest), durable=True)
-        return artifacts.ArtifactRef(
-            kind=cast("artifacts.Kind", value.kind),
-            digest=digest,
-            uri=self._uri_of(digest),
-            media_type=value.media_type,
-            size_bytes=size,
-            rows=value.rows(),
-            schema=_schema(value),
-        )
+        return _ref(value, digest, self._uri_of(digest), size)
 
     def get(self, ref: artifacts.ArtifactRef) -> values.Value:
         """Read a value back.
@@ -68,10 +67,14 @@ class Store:
         Raises ArtifactMissing, ArtifactCorrupt, or ForeignArtifact for a ref of another store.
         """
         kind = registry.kinds()[ref.kind]
+        if inline.holds(ref) and issubclass(kind, values.Json):
+            return kind.parse(inline.read(ref))
         return kind.load(self.path(ref))
 
     def path(self, ref: artifacts.ArtifactRef) -> pathlib.Path:
         """Give a local file with the artifact's bytes, verified against its digest."""
+        if inline.holds(ref):
+            return self._written_out(ref)
         self._check_own(ref)
         path = self._local_path(ref.digest)
         found = self._digest_at(path)
@@ -91,6 +94,8 @@ class Store:
         A local one is verified byte by byte, as is a small remote one. Of a large remote one the
         size is compared; its bytes are verified when they are read.
         """
+        if inline.holds(ref):
+            return _is_sound(ref)
         self._check_own(ref)
         if self._is_local:
             return self._renew(ref.digest, ref.size_bytes)
@@ -145,6 +150,16 @@ class Store:
     def remove_record(self, name: str) -> None:
         """Remove a named document."""
         self._remove(f"{self._root}/{name}")
+
+    def _written_out(self, ref: artifacts.ArtifactRef) -> pathlib.Path:
+        """Write what a reference carries to a file of this machine."""
+        data = inline.read(ref)
+        path = self._local / _INLINE / ref.digest[7:]
+        if self._digest_at(path) != ref.digest:
+            with files.scratch(self._local / "tmp") as draft:
+                draft.write_bytes(data)
+                files.deliver(draft, path, durable=False)
+        return path
 
     def _renew(self, digest: str, size: int) -> bool:
         """Make a whole blob count as new; False where it has to be written (again)."""
@@ -257,6 +272,26 @@ def _changed(info: dict[str, Any]) -> float:
     if isinstance(changed, str):
         changed = dt.datetime.fromisoformat(changed)
     return changed.timestamp() if isinstance(changed, dt.datetime) else float(changed)
+
+
+def _ref(value: values.Value, digest: str, uri: str, size: int) -> artifacts.ArtifactRef:
+    return artifacts.ArtifactRef(
+        kind=cast("artifacts.Kind", value.kind),
+        digest=digest,
+        uri=uri,
+        media_type=value.media_type,
+        size_bytes=size,
+        rows=value.rows(),
+        schema=_schema(value),
+    )
+
+
+def _is_sound(ref: artifacts.ArtifactRef) -> bool:
+    try:
+        inline.read(ref)
+    except errors.ArtifactCorrupt:
+        return False
+    return True
 
 
 def _schema(value: values.Value) -> list[artifacts.ColumnSchema] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from typing import Any
 
 import nats
@@ -16,9 +17,19 @@ log = structlog.get_logger()
 RECONNECT_WAIT_S = 0.1
 
 
-async def connect(url: str, settings: config.Nats, name: str) -> Client:
-    """Connect, and stay connected: a server that is away is waited for."""
-    return await nats.connect(url, name=name, **_options(settings))
+async def connect(
+    url: str, settings: config.Nats, name: str, closed: Callable[[], None] = lambda: None
+) -> Client:
+    """Connect, and stay connected: a server that is away is waited for.
+
+    `closed` is called when the connection is over for good: it was closed here, or the server
+    refused something, after which there is no coming back.
+    """
+
+    async def ended() -> None:
+        closed()
+
+    return await nats.connect(url, name=name, closed_cb=ended, **_options(settings))
 
 
 def _options(settings: config.Nats) -> dict[str, Any]:

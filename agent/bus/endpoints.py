@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ _STATUS = {
     "internal": 500,
 }
 _BAD_REQUEST = 400
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_MAX_CONTENT_TYPE = 100
 
 
 class Refusal(Exception):
@@ -62,9 +65,14 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def caller(headers: Mapping[str, str] | None) -> Caller:
-    """Read the headers of a request."""
+    """Read the headers of a request; a trace context that is none is ignored."""
     given = headers or {}
-    return Caller(given.get("traceparent"), given.get(subjects.CONTENT_TYPE))
+    trace = given.get("traceparent", "")
+    content_type = given.get(subjects.CONTENT_TYPE)
+    return Caller(
+        trace if _TRACEPARENT.fullmatch(trace) else None,
+        content_type[:_MAX_CONTENT_TYPE] if content_type else None,
+    )
 
 
 class Door:

@@ -62,7 +62,15 @@ class Intake:
                 await asyncio.sleep(_AWAY_S)
                 continue
             for message in messages:
-                await self._take(message)
+                await self._survive(message)
+
+    async def _survive(self, message: Msg) -> None:
+        """Take a message; one that can be neither taken nor put aside comes again later."""
+        try:
+            await self._take(message)
+        except Exception:  # one message must not stop the intake
+            log.exception("intake.broke")
+            await asyncio.sleep(_AWAY_S)
 
     async def _take(self, message: Msg) -> None:
         try:
@@ -75,8 +83,8 @@ class Intake:
             await self._accept(request, endpoints.caller(message.headers))
         except (codec.ProtocolError, endpoints.Refusal) as refused:
             await self._refuse(message, refused.problem)
-        except Exception:  # one message must not stop the intake
-            log.exception("intake.broke")
+        except Exception:
+            log.exception("request.broke")
             unknown = problems.Problem(
                 code="internal", message="the agent could not accept it", retryable=True
             )

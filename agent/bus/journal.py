@@ -47,8 +47,9 @@ class Journal:
     async def append(self, run_id: str, data: bytes, *, expected: int, message_id: str) -> int:
         """Append a commit after sequence `expected` of the run's subject (0: the first).
 
-        Raises Fenced if the subject has moved on, Unavailable if no answer came. An append whose
-        acknowledgement was lost can be repeated: the same message id is recognised.
+        Raises Fenced if the subject has moved on, Unavailable if no answer came, MaxPayloadError
+        if it can never be stored. An append whose acknowledgement was lost can be repeated: the
+        same message id is recognised.
         """
         headers = {_EXPECTED: str(expected), _MESSAGE_ID: message_id}
         try:
@@ -62,6 +63,8 @@ class Journal:
             if error.err_code != _WRONG_LAST_SEQUENCE:
                 raise Unavailable(str(error.description)) from error
             return await self._already_stored(run_id, data, expected)
+        except nats.errors.MaxPayloadError:
+            raise
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise Unavailable(type(error).__name__) from error
         return int(ack.seq)

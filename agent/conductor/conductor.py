@@ -7,6 +7,7 @@ import datetime as dt
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Literal
 
+import msgspec
 import structlog
 
 from agent.bus import announce, journal
@@ -18,6 +19,9 @@ from protocol import events, problems, swarm
 log = structlog.get_logger()
 
 Outcome = Literal["ended", "parked"]
+MAX_NOTE_BYTES = 64 * 1024
+"""Of what a stage tells for the journal, which is no place for data."""
+
 WriterFactory = Callable[[scribe.OnLost], scribe.Scribe]
 Recall = Callable[[effects.Work], Awaitable[None]]
 """Has a training stopped that another agent asked for."""
@@ -219,6 +223,10 @@ class _Watcher:
         self._conductor._errand(self._conductor._announcer.progress(told))  # noqa: SLF001 - the same
 
     def note(self, fact: str, details: Mapping[str, Any]) -> None:
+        size = len(msgspec.json.encode(details))
+        if size > MAX_NOTE_BYTES:
+            log.warning("note.too_large", run=self._key.run_id, fact=fact, bytes=size)
+            return
         noted = stimuli.WorkNoted(self._key, fact, dict(details))
         self._conductor.feed(noted, cause=_place(self._key))
 

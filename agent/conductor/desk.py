@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgspec
+
 from agent import catalog, templates, version
 from agent.artifacts import cache
 from agent.bus import announce, endpoints, journal, nudges, tickets
@@ -131,6 +133,9 @@ class Desk:
 
     async def _change(self, run_id: str, change: nudges.Change, cause: str) -> commands.RunStatus:
         """Bring a change into a run's journal; begin anew where the run moves on meanwhile."""
+        size, limit = len(msgspec.json.encode(change)), self._max_reply_bytes // 4
+        if size > limit:  # the journal repeats it, beside what else there is to tell
+            raise endpoints.Refusal(_too_large(size, limit))
         try:
             for _ in range(MOST_TRIES):
                 with contextlib.suppress(journal.Fenced):
@@ -187,6 +192,11 @@ class Desk:
     ) -> list[problems.Problem]:
         changed = folded.state.pipeline_with(params)
         return self._stages.check(changed) if params else []
+
+
+def _too_large(size: int, limit: int) -> problems.Problem:
+    message = f"the command takes {size} bytes of the journal; at most {limit} are taken"
+    return problems.Problem("payload_too_large", message, path="$")
 
 
 def _too_lively(run_id: str) -> problems.Problem:

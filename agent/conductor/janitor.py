@@ -83,4 +83,5 @@ class Janitor:
                 return
             self._index.parked.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._index.parked.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._index.parked.wait()

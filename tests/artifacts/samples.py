@@ -8,6 +8,7 @@ import time
 import fsspec
 import pyarrow as pa
 
+from agent.artifacts import inline
 from stages import models, values
 
 CARD = models.ModelCard("sklearn", "Ridge", "regression", "y", [models.Column("x", "double")])
@@ -22,8 +23,12 @@ KINDS = {
 }
 
 
+PADDING = "x" * inline.MOST_BYTES
+
+
 def report(number=0):
-    return values.Report({"number": number})
+    """Give a document that is too large to travel in its reference."""
+    return values.Report({"number": number, "padding": PADDING})
 
 
 def blob(ref):

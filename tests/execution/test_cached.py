@@ -13,6 +13,9 @@ from agent.run import effects
 from stages import kit, values
 from tests.execution import helpers
 
+LARGE = "x" * 1100
+"""Stored, and not carried in its reference."""
+
 
 @pytest.fixture
 def own(artifacts, tmp_path):  # noqa: ARG001 - registers the sample stages
@@ -112,9 +115,9 @@ async def test_a_failure_is_never_remembered(executor, trace):
 
 
 async def test_a_lost_blob_is_made_again(executor, own, trace):
-    first = await outcome_of(executor, "sample.echo", trace=str(trace))
+    first = await outcome_of(executor, "sample.echo", value=LARGE, trace=str(trace))
     own.delete(first.outputs["report"].digest)
-    second = await outcome_of(executor, "sample.echo", trace=str(trace))
+    second = await outcome_of(executor, "sample.echo", value=LARGE, trace=str(trace))
     assert (second.cached, runs(trace)) == (False, 2)
 
 
@@ -218,11 +221,11 @@ async def test_work_is_done_even_if_the_cache_can_neither_be_read_nor_written(
 
 
 async def test_a_damaged_blob_is_made_again_and_heals(executor, own, trace):
-    first = await outcome_of(executor, "sample.echo", trace=str(trace))
+    first = await outcome_of(executor, "sample.echo", value=LARGE, trace=str(trace))
     own.path(first.outputs["report"]).write_bytes(b"{}")
     second = await outcome_of(executor, "sample.pass", inputs=first.outputs)
     assert second.problem.code == "artifact_corrupt"
-    third = await outcome_of(executor, "sample.echo", trace=str(trace))
+    third = await outcome_of(executor, "sample.echo", value=LARGE, trace=str(trace))
     assert third.cached is False
     assert isinstance(
         await outcome_of(executor, "sample.pass", inputs=third.outputs), base.Succeeded

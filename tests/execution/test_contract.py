@@ -11,6 +11,8 @@ from agent.run import effects
 from stages import values
 from tests.execution import helpers
 
+LARGE = "x" * 1100
+"""Stored, and not carried in its reference."""
 pytestmark = pytest.mark.ray
 
 
@@ -117,14 +119,14 @@ async def test_a_traceback_begins_with_the_cause_and_has_no_frames_of_ours(execu
 
 
 async def test_an_artifact_that_is_gone_may_be_back_later(executor, artifacts):
-    ref = artifacts.put(values.Report({"gone": True}))
+    ref = artifacts.put(values.Report({"gone": LARGE}))
     artifacts.delete(ref.digest)
     outcome = await outcome_of(executor, "sample.pass", inputs={"report": ref})
     assert (outcome.problem.code, outcome.problem.retryable) == ("transient", True)
 
 
 async def test_a_changed_artifact_is_not_read(executor, artifacts):
-    ref = artifacts.put(values.Report({"whole": True}))
+    ref = artifacts.put(values.Report({"whole": LARGE}))
     artifacts.path(ref).write_bytes(b'{"whole": 1}')
     outcome = await outcome_of(executor, "sample.pass", inputs={"report": ref})
     assert outcome.problem.code == "artifact_corrupt"
