@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from agent import tasks
+
 log = structlog.get_logger()
 
 _PR_SET_PDEATHSIG = 1
@@ -83,8 +85,7 @@ class Kept:
     async def stop(self) -> None:
         """End it for good."""
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+            await tasks.end(self._watch)
         if self._process is not None:
             await stop(self._process)
 

@@ -17,6 +17,7 @@ from stages import kit
 
 ENV_PREFIX = "MLPM_"
 ENV_FILE = "MLPM_CONFIG"
+NOT_SETTINGS = (ENV_FILE, "MLPM_SECRET_")
 """Names the configuration file, where no flag does."""
 DEFAULT_FILE = "mlpm.toml"
 
@@ -138,6 +139,8 @@ class Access(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Folders that `file:` URIs may reach; relative URIs start at the first."""
     allowed_schemes: tuple[str, ...] = kit.DEFAULT_SERVICES.allowed_schemes
     allowed_hosts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = kit.DEFAULT_SERVICES.secrets
+    """Environment variables and files, as patterns, that a request may refer to as a secret."""
     max_input_bytes: int = kit.DEFAULT_SERVICES.max_input_bytes
 
 
@@ -182,6 +185,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             data_roots=tuple(str(pathlib.Path(root).resolve()) for root in self.access.data_roots),
             allowed_schemes=self.access.allowed_schemes,
             allowed_hosts=self.access.allowed_hosts,
+            secrets=self.access.secrets,
+            nats_credentials=self.nats.credentials,
+            nats_nkey_seed=self.nats.nkey_seed,
+            nats_tls_ca=self.nats.tls_ca,
             max_input_bytes=self.access.max_input_bytes,
         )
 
@@ -246,7 +253,7 @@ def _layers(
     if path is not None:
         yield from ((key, raw, str(path)) for key, raw in _flatten(_read(path)))
     for name in sorted(env):
-        if name.startswith(ENV_PREFIX) and name != ENV_FILE:
+        if name.startswith(ENV_PREFIX) and not name.startswith(NOT_SETTINGS):
             key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
             yield key, env[name], f"environment variable {name}"
     for text in overrides:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from agent import address, catalog, children, config, designer, version
+from agent import address, catalog, children, config, designer, tasks, version
 from agent.artifacts import cache, store
 from agent.bus import (
     announce,
@@ -41,6 +41,9 @@ from stages import kit, registry
 log = structlog.get_logger()
 
 SWEEP_S = 30.0
+LEAST_WINDOW, PER_CPU = 64, 4
+"""How many elements of a run's fan-outs are handed to the executors at a time: enough that none of
+them waits for work, and few enough that a wide fan-out does not hold up its own first elements."""
 DRAIN_S = 20.0
 """How long a stopping agent may take to store what it knows and hand its runs back."""
 
@@ -84,9 +87,7 @@ async def serve(
 async def _first_of(*told: asyncio.Event) -> None:
     waiting = [asyncio.create_task(event.wait()) for event in told]
     await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    for task in waiting:
-        task.cancel()
-    await asyncio.gather(*waiting, return_exceptions=True)
+    await tasks.end(*waiting)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:
@@ -128,6 +129,7 @@ class Agent:
         self.cut_off = asyncio.Event()
         """Set when the bus is gone for good: the agent can do nothing more."""
         self._modules = modules
+        self._errands: set[asyncio.Task[None]] = set()
         self._stack = stack
 
     @property
@@ -176,7 +178,7 @@ class Agent:
         if not nats.url:
             embedded = server.EmbeddedServer(self.settings.data_path / "nats", nats.port)
             self.nats_url = (await self._stack.enter_async_context(embedded)).url
-        self._nc = await connection.connect(self.nats_url, nats, self.agent_id, self.cut_off.set)
+        self._nc = await connection.connect(self.nats_url, nats, self.agent_id)
         self._stack.push_async_callback(self._nc.close)
         await streams.ensure(self._nc.jetstream(), self.names, nats.replicas)
         if nats.url:
@@ -239,6 +241,7 @@ class Agent:
             recall=self._training.recall,
             clock=now,
             max_active=self.settings.runs.max_active,
+            window=max(LEAST_WINDOW, PER_CPU * self._cluster.cpus),
             max_commit_bytes=self._max_commit_bytes,
         )
 
@@ -249,8 +252,14 @@ class Agent:
             ("index", self.index.follow(self._journal)),
             ("host", self.host.serve()),
             ("janitor", sweeping.serve()),
+            ("bus", self._watch_bus()),
         ):
             self._keep(name, loop)
+
+    async def _watch_bus(self) -> None:
+        await connection.wait_closed(self._nc)
+        log.critical("bus.closed", hint="the agent can do nothing more: start it anew")
+        self.cut_off.set()
 
     async def _drain(self) -> None:
         await self._tickets.close()
@@ -269,7 +278,7 @@ class Agent:
                 log.critical("loop.broke", loop=name, exc_info=done.exception())
 
         task.add_done_callback(ended)
-        self._stack.push_async_callback(_cancel, task)
+        self._stack.push_async_callback(tasks.end, task)
 
     async def _open_doors(self) -> None:
         design = designer.Designer(self.executors["ray"], self.store)
@@ -314,7 +323,14 @@ class Agent:
             run_id=work.key.run_id,
             stage=work.key.stage,
         )
-        self._keep("alert", self._announcer.alert(alert))
+        errand = asyncio.create_task(self._announcer.alert(alert), name="alert")
+        self._errands.add(errand)
+        errand.add_done_callback(self._errand_done)
+
+    def _errand_done(self, errand: asyncio.Task[None]) -> None:
+        self._errands.discard(errand)
+        if not errand.cancelled() and errand.exception() is not None:
+            log.warning("alert.failed", error=str(errand.exception()))
 
 
 def _endpoints(names: subjects.Subjects, at: desk.Desk) -> list[endpoints.Endpoint]:
@@ -357,8 +373,3 @@ def now() -> dt.datetime:
 def _default_id() -> str:
     host_name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:40]
     return f"{host_name}-{os.getpid()}"
-
-
-async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

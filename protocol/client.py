@@ -228,6 +228,8 @@ class Client:
             )
         except nats.errors.NoRespondersError as error:
             raise AgentUnavailable(subject) from error
+        except nats.errors.MaxPayloadError as error:
+            raise Refused(_too_large(self._nats.max_payload)) from error
         except nats.errors.TimeoutError as error:
             raise NoAnswer(subject, patience) from error
         given = reply.headers or {}
@@ -258,6 +260,15 @@ def make_request(
         "options": options or {},
     }
     return codec.decode(msgspec.json.encode(parts), commands.PipelineRequest)
+
+
+def _too_large(limit: int) -> problems.Problem:
+    return problems.Problem(
+        "payload_too_large",
+        f"the bus takes messages of up to {limit} bytes",
+        path="$",
+        hint="fan out with for_each instead of listing stages, or raise the server's max_payload",
+    )
 
 
 def _problem(body: bytes, text: str) -> problems.Problem:

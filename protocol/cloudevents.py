@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Mapping
 
@@ -12,6 +13,8 @@ from protocol import codec, events, problems
 SPEC_VERSION = "1.0"
 TYPE_PREFIX = "codeguardian.ml."
 # What may stand in a header value as it is: printable ASCII but space, quote and percent.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:-]*")
+"""What needs no quoting, as nearly everything does not."""
 _SAFE = "!#$&'()*+,-./:;<=>?@[\\]^_`{|}~"
 
 
@@ -78,4 +81,6 @@ def read(headers: Mapping[str, str] | None, body: bytes) -> Announced:
 
 
 def _quote(value: str) -> str:
+    if _PLAIN.fullmatch(value):
+        return value
     return urllib.parse.quote(value, safe=_SAFE)

@@ -131,6 +131,7 @@ class Usage(wire.Fact, frozen=True):
 
     cpu_s: float = 0.0
     peak_memory_bytes: int = 0
+    """0 where it was not measured: the attempt was too short, or shared its process."""
     cost: float | None = None
     """Estimated, in the currency of the configured price per CPU hour."""
 

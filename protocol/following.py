@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
@@ -11,6 +12,7 @@ import nats.errors
 import nats.js.errors
 from nats.aio.client import Client as Nats
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from protocol import cloudevents, codec, events, subjects
 
@@ -68,7 +70,7 @@ async def follow(
         first = 1 if from_start else await _end(connection, names, subject) + 1
         over = not from_start and await _is_over(connection, names, subject)
         while True:
-            wake.clear()
+            await wake.arm()
             async for raw in stored(connection, names, subject, first):
                 first = raw.sequence + 1
                 for entry in _entries(raw):
@@ -78,7 +80,7 @@ async def follow(
                     yield entry
             if over:
                 return
-            await _wait(wake)
+            await wake.wait()
 
 
 async def tail(
@@ -109,12 +111,12 @@ async def commits(
     """
     async with _waker(connection, *announced) as wake:
         while True:
-            wake.clear()
+            await wake.arm()
             async for raw in stored(connection, names, subject, first):
                 first = raw.sequence + 1
                 yield raw
             caught_up()
-            await _wait(wake)
+            await wake.wait()
 
 
 async def stored(
@@ -193,23 +195,46 @@ async def _is_over(connection: Nats, names: subjects.Subjects, subject: str) -> 
     return last is not None and any(isinstance(e.event, _TERMINAL) for e in _entries(last))
 
 
-@contextlib.asynccontextmanager
-async def _waker(connection: Nats, *announced: str) -> AsyncIterator[asyncio.Event]:
-    wake = asyncio.Event()
+class _Waker:
+    """Tells that something was announced: one message for each look at what is stored."""
 
-    async def rouse(_message: Msg) -> None:
-        wake.set()
+    def __init__(self, connection: Nats, announced: Sequence[str]) -> None:
+        self._connection = connection
+        self._deaf = set(announced)
+        self._listening: dict[str, Subscription] = {}
+        self._woken = asyncio.Event()
 
-    listening = [await connection.subscribe(subject, cb=rouse) for subject in announced]
-    try:
-        yield wake
-    finally:
-        if not connection.is_closed:
-            for subscription in listening:
+    async def arm(self) -> None:
+        """Listen, before what is stored is looked at, so that nothing comes in between."""
+        self._woken.clear()
+        while self._deaf:
+            subject = self._deaf.pop()
+            rouse = functools.partial(self._rouse, subject)
+            self._listening[subject] = await self._connection.subscribe(subject, cb=rouse)
+            await self._listening[subject].unsubscribe(limit=1)
+
+    async def wait(self) -> None:
+        """Wait for an announcement, or until it is time to look anyway."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):  # `wait_for` may swallow a cancellation
+                await self._woken.wait()
+
+    async def close(self) -> None:
+        """Listen no more."""
+        if not self._connection.is_closed:
+            for subscription in self._listening.values():
                 await subscription.unsubscribe()
 
+    async def _rouse(self, subject: str, _message: Msg) -> None:
+        del self._listening[subject]
+        self._deaf.add(subject)
+        self._woken.set()
 
-async def _wait(wake: asyncio.Event) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(POLL_S):  # `wait_for` may swallow a cancellation (Python 3.11)
-            await wake.wait()
+
+@contextlib.asynccontextmanager
+async def _waker(connection: Nats, *announced: str) -> AsyncIterator[_Waker]:
+    waker = _Waker(connection, announced)
+    try:
+        yield waker
+    finally:
+        await waker.close()

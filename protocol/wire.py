@@ -13,7 +13,7 @@ Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Command(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Something asked of the agent: an unknown field is refused, so a typo is never ignored."""
 
 

@@ -65,6 +65,11 @@ class Services(msgspec.Struct, frozen=True):
     allowed_schemes: tuple[str, ...] = ("file", "s3", "gs", "abfs", "http", "https")
     allowed_hosts: tuple[str, ...] = ()
     """Hosts that URLs may name, where not empty; link-local and metadata addresses never."""
+    secrets: tuple[str, ...] = ("MLPM_SECRET_*", "/run/secrets/*")
+    """Environment variables and files that a request may refer to, as patterns."""
+    nats_credentials: str | None = None
+    nats_nkey_seed: str | None = None
+    nats_tls_ca: str | None = None
     max_input_bytes: int = 8 * 2**30
     """Of one source after decompression."""
 

@@ -18,6 +18,7 @@ GROUP = "ml_pipeline_manager.stages"
 
 _found: dict[str, kit.Definition] = {}
 _broken: dict[str, str] = {}
+_kinds: dict[str, type[values.Value]] = {}
 
 
 class UnknownStage(LookupError):
@@ -59,6 +60,13 @@ def kinds() -> Mapping[str, type[values.Value]]:
     _discover()
     found = {cls.kind: cls for cls in _descendants(values.Value) if "kind" in vars(cls)}
     return types.MappingProxyType(dict(sorted(found.items())))
+
+
+def kind(name: str) -> type[values.Value]:
+    """Find a kind of value by its name; raises KeyError."""
+    if name not in _kinds:
+        _kinds.update(kinds())
+    return _kinds[name]
 
 
 def broken() -> Mapping[str, str]:

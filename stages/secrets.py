@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import pathlib
 
@@ -23,6 +24,17 @@ class NoSecret(kit.DataFault):
         )
 
 
+class SecretRefused(kit.NotAllowed):
+    """The configuration does not let a request refer to this secret."""
+
+    def __init__(self, place: str, path: str) -> None:
+        super().__init__(
+            f"{place} may not be referred to as a secret",
+            hint="the agent's setting access.secrets names the variables and files that may be",
+            path=path,
+        )
+
+
 class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where a secret is kept: an environment variable or a file, exactly one of them."""
 
@@ -35,12 +47,13 @@ class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             msg = "a secret is referred to by exactly one of env and file"
             raise ValueError(msg)
 
-    def read(self, path: str = "$") -> str:
-        """Give the secret itself; it is kept nowhere. Raises NoSecret."""
-        if self.env is not None:
-            place, found = f"the environment variable {self.env}", os.environ.get(self.env, "")
-        else:
-            place, found = f"the file {self.file}", _content(str(self.file))
+    def read(self, services: kit.Services, path: str = "$") -> str:
+        """Give the secret itself; it is kept nowhere. Raises SecretRefused or NoSecret."""
+        name = self.env or os.path.normpath(str(self.file))
+        place = f"the environment variable {name}" if self.env else f"the file {name}"
+        if not any(fnmatch.fnmatchcase(name, allowed) for allowed in services.secrets):
+            raise SecretRefused(place, path)
+        found = os.environ.get(name, "") if self.env else _content(name)
         if not found:
             raise NoSecret(place, path)
         return found

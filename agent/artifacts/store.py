@@ -66,7 +66,7 @@ class Store:
 
         Raises ArtifactMissing, ArtifactCorrupt, or ForeignArtifact for a ref of another store.
         """
-        kind = registry.kinds()[ref.kind]
+        kind = registry.kind(ref.kind)
         if inline.holds(ref) and issubclass(kind, values.Json):
             return kind.parse(inline.read(ref))
         return kind.load(self.path(ref))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from collections.abc import Callable
 from typing import Any
 
 import nats
@@ -15,21 +15,21 @@ from agent import config
 log = structlog.get_logger()
 
 RECONNECT_WAIT_S = 0.1
+_LOOK_EVERY_S = 1.0
 
 
-async def connect(
-    url: str, settings: config.Nats, name: str, closed: Callable[[], None] = lambda: None
-) -> Client:
-    """Connect, and stay connected: a server that is away is waited for.
+async def connect(url: str, settings: config.Nats, name: str) -> Client:
+    """Connect, and stay connected: a server that is away is waited for."""
+    return await nats.connect(url, name=name, **_options(settings))
 
-    `closed` is called when the connection is over for good: it was closed here, or the server
-    refused something, after which there is no coming back.
+
+async def wait_closed(nc: Client) -> None:
+    """Wait until a connection is over for good: the server refused something, or it was closed.
+
+    The client's own callback is not called where the server hung up while something was on its way.
     """
-
-    async def ended() -> None:
-        closed()
-
-    return await nats.connect(url, name=name, closed_cb=ended, **_options(settings))
+    while not nc.is_closed:  # noqa: ASYNC110 - see above
+        await asyncio.sleep(_LOOK_EVERY_S)
 
 
 def _options(settings: config.Nats) -> dict[str, Any]:

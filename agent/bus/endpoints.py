@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -112,7 +113,8 @@ class Door:
     async def close(self) -> None:
         """Take no more requests; finish those at hand."""
         if self._service is not None:
-            await self._service.stop()
+            with contextlib.suppress(nats.errors.Error):  # the bus may be gone
+                await self._service.stop()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _handler(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[None]]:

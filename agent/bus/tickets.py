@@ -15,6 +15,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext, api
 
+from agent import tasks
 from protocol import subjects
 
 log = structlog.get_logger()
@@ -66,8 +67,7 @@ class Ticket:
         await self._stop()
 
     async def _stop(self) -> None:
-        self._keeping.cancel()
-        await asyncio.gather(self._keeping, return_exceptions=True)
+        await tasks.end(self._keeping)
 
     async def _keep(self) -> None:
         """Renew a third of the lease before it matters; a request, so that a loss is noticed."""
@@ -110,9 +110,8 @@ class Tickets:
 
     async def close(self) -> None:
         """Stop waiting for tickets."""
-        for pull in self._armed.values():
-            pull.cancel()
-        await asyncio.gather(*self._armed.values(), *self._errands, return_exceptions=True)
+        await tasks.end(*self._armed.values())
+        await asyncio.gather(*self._errands, return_exceptions=True)
 
     async def put(self, run_id: str, priority: int, token: str) -> bool:
         """Queue a run; False if it is queued already. `token` tells one queueing from the next."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 import structlog
 
+from agent import tasks
 from agent.bus import announce, journal
 from agent.conductor import ledger, outcomes, scribe
 from agent.execution import base
@@ -54,6 +55,7 @@ class Conductor:
         self._executors = executors
         self._announcer = announcer
         self._clock = clock
+        self._told = log.bind(run=self.run_id)
         self._recall = recall
         self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -134,7 +136,7 @@ class Conductor:
 
     async def _attempt(self, work: effects.Work) -> None:
         try:
-            outcome = await self._executors[work.placement].run(work, _Watcher(self, work.key))
+            outcome = await self._executors[work.placement].run(work, _Watcher(self, work))
         except Exception:  # a defect of an executor must not lose the run
             log.exception("attempt.broke", run=self.run_id, stage=work.key.stage)
             outcome = base.Failed(problems.Problem(code="internal", message="the executor broke"))
@@ -189,26 +191,25 @@ class Conductor:
         """
         for name in list(self._timers):
             self._clear_timer(name)
-        attempts = list(self._attempts.values())
-        for task in attempts:
-            task.cancel()
-        await asyncio.gather(*attempts, return_exceptions=True)
+        await tasks.end(*self._attempts.values())
         await self.scribe.flush()
 
     def _log(self, fact: events.AnyEvent) -> None:
         kind = str(fact.__struct_config__.tag)
-        log.info(kind, run=self.run_id, stage=fact.scope, cause=fact.cause)
+        self._told.info(kind, stage=fact.scope, cause=fact.cause)
 
 
 class _Watcher:
     """Passes on what one attempt tells while it runs."""
 
-    def __init__(self, conductor: Conductor, key: effects.WorkKey) -> None:
+    def __init__(self, conductor: Conductor, work: effects.Work) -> None:
         self._conductor = conductor
-        self._key = key
+        self._key = work.key
+        self._limited = work.deadline is not None
 
     def began(self) -> None:
-        self._conductor.feed(stimuli.WorkBegan(self._key), cause=_place(self._key))
+        if self._limited:
+            self._conductor.feed(stimuli.WorkBegan(self._key), cause=_place(self._key))
 
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         told = events.Progress(

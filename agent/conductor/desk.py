@@ -79,7 +79,7 @@ class Desk:
     async def status(self, query: commands.RunQuery, _: endpoints.Caller) -> commands.RunStatus:
         """Say where a run stands."""
         held = self._host.held(query.run_id)
-        if held is not None:
+        if held is not None and held.scribe.begun:
             whole = view.status(held.machine.state, commits=held.scribe.position.number)
         else:
             book = await self._ledger(query.run_id)

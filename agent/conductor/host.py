@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
-from agent import catalog
+from agent import catalog, tasks
 from agent.bus import announce, journal, nudges, tickets
 from agent.conductor import conductor, ledger, scribe
 from agent.execution import base
@@ -39,6 +38,7 @@ class Host:
         recall: conductor.Recall,
         clock: scribe.Clock,
         max_active: int,
+        window: int,
         max_commit_bytes: int,
     ) -> None:
         self._agent_id = agent_id
@@ -51,6 +51,7 @@ class Host:
         self._recall = recall
         self._clock = clock
         self._max_commit_bytes = max_commit_bytes
+        self._window = window
         self._slots = asyncio.Semaphore(max_active)
         self._active: dict[str, conductor.Conductor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,9 +85,7 @@ class Host:
 
     async def close(self) -> None:
         """Hand every held run back to the queue: another agent goes on with it."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await tasks.end(*self._tasks)
 
     def _released(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -137,6 +136,7 @@ class Host:
         """
         while True:
             book = await ledger.load(ticket.run_id, self._journals, self._stages)
+            book.machine.window = self._window
             if book.machine.state.over:
                 return book.position
             epoch = book.epoch + 1
@@ -183,7 +183,7 @@ class Host:
         finally:
             for task in (conduct, lost):
                 if task is not None:
-                    await _cancelled(task)
+                    await tasks.end(task)
             self._active.pop(ticket.run_id, None)
 
     def _scribe(self, book: ledger.Ledger) -> conductor.WriterFactory:
@@ -202,8 +202,3 @@ class Host:
             )
 
         return make
-
-
-async def _cancelled(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

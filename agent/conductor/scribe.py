@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import datetime as dt
 from collections.abc import Callable, Sequence
 
@@ -22,6 +23,8 @@ OnLost = Callable[[BaseException], None]
 
 ENVELOPE_BYTES = 4096
 """Of a commit, beside its events."""
+LINGER_S = 0.01
+"""How long a commit waits for company where nobody waits for it: fewer commits cost less."""
 MAX_EVENTS = 512
 """Of one commit; a wide fan-out goes into several, each well under the server's max payload."""
 
@@ -43,7 +46,8 @@ class Scribe:
     """Writes what happens to one run, in order, under one epoch.
 
     `record` returns at once. A commit takes everything that was recorded while the one before it
-    was on its way, so the journal costs one append at a time however fast the run is.
+    was on its way, so the journal costs one append at a time however fast the run is. Stages do
+    not wait for it; what does, as an effect outside or the run's end, makes it go at once.
     """
 
     def __init__(
@@ -72,8 +76,12 @@ class Scribe:
         self._traceparent = traceparent
         self.lost = False
         """Nothing more is written: what was recorded last may not be stored."""
+        self.begun = False
+        """Something is stored under this epoch: until then nobody knows who owns the run."""
         self._pending: collections.deque[_Entry] = collections.deque()
         self._writer: asyncio.Task[None] | None = None
+        self._urgent = asyncio.Event()
+        """Somebody waits for what is pending."""
 
     @property
     def max_event_bytes(self) -> int:
@@ -85,12 +93,15 @@ class Scribe:
         if self.lost or (not facts and not then):
             return
         self._pending.append(_Entry(facts, then))
+        if then:
+            self._urgent.set()
         if self._writer is None:
             self._writer = asyncio.create_task(self._write(), name=f"scribe {self.run_id}")
 
     async def flush(self) -> None:
         """Wait until everything recorded so far is stored, or ownership is lost."""
         if self._writer is not None:
+            self._urgent.set()
             await asyncio.wait([self._writer])
 
     def abandon(self) -> None:
@@ -103,6 +114,7 @@ class Scribe:
     async def _write(self) -> None:
         try:
             while self._pending:
+                await self._linger()
                 await self._commit(self._gather())
         except Exception as error:  # noqa: BLE001 - a fence, or a defect: the run must not hang on it
             self.lost = True
@@ -110,6 +122,12 @@ class Scribe:
             self._on_lost(error)
         finally:
             self._writer = None
+
+    async def _linger(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._urgent.wait()
+        self._urgent.clear()
 
     def _gather(self) -> list[_Entry]:
         batch = [self._pending.popleft()]
@@ -138,6 +156,7 @@ class Scribe:
             return
         sequence = await self._append(commit, data)
         self.position = Position(sequence, commit.number, chain.digest(data))
+        self.begun = True
         await self._announcer.commit(commit, self._traceparent)
 
     def _compose(self, facts: list[events.AnyEvent]) -> events.Commit:
@@ -153,19 +172,20 @@ class Scribe:
 
     async def _append(self, commit: events.Commit, data: bytes) -> int:
         """Append until it is stored: a broker that is away only makes the run wait."""
+        message_id = f"{self.run_id}-{commit.number}-{self.epoch}"
+        expected = self.position.sequence
+        with contextlib.suppress(journal.Unavailable):
+            return await self._journal.append(
+                self.run_id, data, expected=expected, message_id=message_id
+            )
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(journal.Unavailable),
             wait=tenacity.wait_exponential(multiplier=0.05, max=2),
             before_sleep=self._waiting,
             reraise=True,
         )
-        message_id = f"{self.run_id}-{commit.number}-{self.epoch}"
         return await retrying(
-            self._journal.append,
-            self.run_id,
-            data,
-            expected=self.position.sequence,
-            message_id=message_id,
+            self._journal.append, self.run_id, data, expected=expected, message_id=message_id
         )
 
     def _waiting(self, state: tenacity.RetryCallState) -> None:

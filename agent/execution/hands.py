@@ -17,7 +17,6 @@ import msgspec
 from agent.execution import lines, worker
 
 GONE_WITHIN_S = 10.0
-_INSIST_AFTER_S = 1.0
 _POLL_S = 0.005
 
 
@@ -153,22 +152,26 @@ class Hand:
             self._line.forget(self._name)
         children = _children(self.identity) if self._is_here() else []
         ray.kill(self._actor, no_restart=True)
+        self._end_here()  # before its children: it must not take their end for a result
         for child in children:
             with contextlib.suppress(Exception):  # it may be gone by now
                 child.kill()
+
+    def _end_here(self) -> None:
+        """End the process without asking Ray, if it runs on this machine."""
+        who = self.identity
+        if who is not None and self._is_here() and is_alive(who.pid, who.created):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(who.pid, signal.SIGKILL)
 
     async def wait_gone(self) -> None:
         """Return once the process is proved gone; raises Unkillable."""
         if self.identity is None:
             return  # it never took work
         until = time.monotonic() + GONE_WITHIN_S
-        insist = time.monotonic() + _INSIST_AFTER_S
         while not await self._gone(self.identity):
             if time.monotonic() > until:
                 raise Unkillable(self.where)
-            if time.monotonic() > insist and self._is_here():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.identity.pid, signal.SIGKILL)
             await asyncio.sleep(_POLL_S)
 
     async def _gone(self, who: worker.Identity) -> bool:

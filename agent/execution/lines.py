@@ -1,7 +1,7 @@
 """Owns the line between the agent and its workers: orders go out over the bus, replies come back.
 
-It is the fast way, a third of what a call through Ray costs, and it promises nothing: whoever waits
-for a reply asks the worker itself, through Ray, when the line has been quiet for long.
+It is faster than a call through Ray, and it promises nothing: whoever waits for a reply asks the
+worker itself, through Ray, when the line has been quiet for long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 import msgspec
 import nats.errors
 import structlog
+import uvloop
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -102,7 +103,7 @@ class Ear:
         self._subject = subject
         self._take = take
         self._connected = threading.Event()
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._nc: Client | None = None
 
     def listens(self) -> bool:

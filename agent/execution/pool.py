@@ -8,7 +8,7 @@ import pathlib
 import msgspec
 import structlog
 
-from agent import config
+from agent import config, tasks
 from agent.execution import base, bench, cluster, hands, lines, worker
 from agent.run import effects
 from protocol import pipelines, problems
@@ -99,7 +99,9 @@ class RayExecutor:
         asked = job.asked = self._bench.ask(work.resources)
         finished = False
         try:
-            place = await asyncio.shield(asked.place)
+            place = (
+                asked.place.result() if asked.place.done() else await asyncio.shield(asked.place)
+            )
             if place is None:
                 return base.Halted("not_started")
             job.hand = place.hand
@@ -140,15 +142,17 @@ class RayExecutor:
 
     async def _followed(self, hand: hands.Hand, job: _Job, call: hands.Call) -> bytes:
         """Wait for the reply, and listen meanwhile where it takes long."""
-        await asyncio.wait({call.reply}, timeout=QUIET_S)
-        if call.reply.done():
-            return call.reply.result()
-        listening = asyncio.create_task(self._listen(hand, job, call), name="listen")
+        listening: list[asyncio.Task[None]] = []
+
+        def listen() -> None:
+            listening.append(asyncio.create_task(self._listen(hand, job, call), name="listen"))
+
+        quiet = asyncio.get_running_loop().call_later(QUIET_S, listen)
         try:
             return await call.reply
         finally:
-            listening.cancel()
-            await asyncio.wait({listening})
+            quiet.cancel()
+            await tasks.end(*listening)
 
     async def _listen(self, hand: hands.Hand, job: _Job, call: hands.Call) -> None:
         import ray

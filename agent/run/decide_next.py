@@ -19,7 +19,9 @@ _SHORT = 200
 """Characters of a message that is told in full elsewhere."""
 
 
-def advance(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
+def advance(
+    run: state.RunState, at: moment.Moment, window: int | None = None
+) -> list[events.AnyEvent]:
     """Give the next events that need no stimulus; none means that the run is quiet."""
     while run.due:
         event = _say(run, run.stages[run.due.popleft()], at)
@@ -30,7 +32,7 @@ def advance(run: state.RunState, at: moment.Moment) -> list[events.AnyEvent]:
     if run.stopping(at.now) and (run.open or run.problem or run.cancel or run.cut):
         return [] if run.running else _finish(run, at)
     _wake(run, at)
-    event = _next(run, at)
+    event = _next(run, at, window)
     if event is not None:
         return [event]
     if not run.open and not run.running:
@@ -56,9 +58,8 @@ def _wake(run: state.RunState, at: moment.Moment) -> None:
             run.push(unit)
 
 
-def _next(run: state.RunState, at: moment.Moment) -> events.AnyEvent | None:
-    limit = run.accepted.options.max_parallel
-    while run.ready and (limit is None or len(run.running) < limit):
+def _next(run: state.RunState, at: moment.Moment, window: int | None) -> events.AnyEvent | None:
+    while run.ready and _room(run, window):
         _, element, stage = heapq.heappop(run.ready)
         run.steps += 1
         unit = run.at(stage, element)
@@ -70,6 +71,15 @@ def _next(run: state.RunState, at: moment.Moment) -> events.AnyEvent | None:
             return event
         run.retrying.pop(unit, None)
     return None
+
+
+def _room(run: state.RunState, window: int | None) -> bool:
+    """Tell whether the first that is queued may start; elements leave room for whole stages."""
+    limit = run.accepted.options.max_parallel
+    if limit is not None and len(run.running) >= limit:
+        return False
+    _, element, _ = run.ready[0]
+    return element < 0 or window is None or len(run.running) < window
 
 
 def _say(run: state.RunState, stage: units.StageRun, at: moment.Moment) -> events.AnyEvent | None:

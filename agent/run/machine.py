@@ -38,6 +38,9 @@ class Machine:
     def __init__(self, plan_: plan.Plan, run: state.RunState) -> None:
         self.plan = plan_
         self.state = run
+        self.window: int | None = None
+        """How many may be at work before further elements of a fan-out wait their turn here: more
+        than this agent has places for. What is started is a fact, this is not."""
         self.held = False
         """This agent is the one that carries out the effects."""
 
@@ -92,7 +95,7 @@ class Machine:
         """Let follow what needs no stimulus."""
         happened: list[events.AnyEvent] = []
         wanted: list[effects.Effect] = []
-        while more := decide_next.advance(self.state, at):
+        while more := decide_next.advance(self.state, at, self.window):
             events_, effects_ = self._apply(more)
             happened += events_
             wanted += effects_

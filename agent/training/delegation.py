@@ -12,7 +12,7 @@ import msgspec
 import structlog
 import tenacity
 
-from agent import config
+from agent import config, tasks
 from agent.artifacts import store
 from agent.execution import base
 from agent.run import effects
@@ -105,8 +105,7 @@ class SpecialistExecutor:
                 return await attempt.halted
             return await task
         finally:
-            task.cancel()
-            await asyncio.wait({task})
+            await tasks.end(task)
 
     async def _trained(
         self,
@@ -216,9 +215,7 @@ class SpecialistExecutor:
 
     async def close(self) -> None:
         """Stop waiting; the specialist goes on, and the next agent attaches to it."""
-        for task in list(self._stops):
-            task.cancel()
-        await asyncio.gather(*self._stops, return_exceptions=True)
+        await tasks.end(*self._stops)
 
 
 class _Hearing:

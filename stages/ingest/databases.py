@@ -181,12 +181,11 @@ def read_only(file: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def session(
-    found: Place, password: secrets.Secret | None, bounds: guard.Guard, settings: dict[str, Any]
+    found: Place, secret: str, bounds: guard.Guard, settings: dict[str, Any]
 ) -> Iterator[Session]:
     """Connect to read; whatever the driver raises becomes a fault. It is closed at the end."""
     from stages.ingest import arrow_sessions, row_sessions
 
-    secret = password.read("$.password") if password is not None else ""
     opened = (arrow_sessions if found.adbc else row_sessions).opened
     with contextlib.ExitStack() as stack:
         with _translated(found, secret, refusals.Away):

@@ -134,7 +134,7 @@ class Http(kit.Stage, frozen=True):
 
     def run(self, context: kit.Context) -> table.Read:
         """Read every page, or as many as are needed."""
-        secret = self.auth.secret.read("$.auth.secret") if self.auth else ""
+        secret = self.auth.secret.read(context.services, "$.auth.secret") if self.auth else ""
         try:
             return self._read(secret, context)
         except kit.StageFault as fault:  # a server may send back what it was sent

@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import difflib
 import json
+import ssl
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -96,7 +97,7 @@ class Held(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Reader]:
+async def connected(services: kit.Services) -> AsyncIterator[Reader]:
     """Connect; whatever goes wrong with the server becomes a fault."""
     import nats
     import nats.errors
@@ -109,11 +110,14 @@ async def connected(url: str) -> AsyncIterator[Reader]:
     try:
         async with asyncio.timeout(_CONNECT_S):
             client = await nats.connect(
-                url,
+                services.nats_url,
                 name="ingest.stream",
                 error_cb=note,
                 max_reconnect_attempts=1,
                 reconnect_time_wait=_RECONNECT_S,
+                user_credentials=services.nats_credentials,
+                nkeys_seed=services.nats_nkey_seed,
+                tls=_trusted(services.nats_tls_ca),
             )
     except (nats.errors.Error, TimeoutError, OSError, ValueError) as error:
         raise _fault(error, complaints) from error
@@ -123,6 +127,10 @@ async def connected(url: str) -> AsyncIterator[Reader]:
         raise _fault(error, complaints) from error
     finally:
         await client.close()
+
+
+def _trusted(ca: str | None) -> ssl.SSLContext | None:
+    return ssl.create_default_context(cafile=ca) if ca else None
 
 
 def _fault(error: Exception, complaints: list[str]) -> kit.StageFault:

@@ -127,18 +127,25 @@ class Sql(kit.Stage, frozen=True):
     ) -> table.Read:
         context.progress(0.0, f"reading {sources.shown(place.name)}")
         bounds = guard.Guard(place.name, context, timeout_s=self.timeout_s, max_rows=self.max_rows)
-        found = self._rows(place, statement, bounds)
+        found = self._rows(place, statement, bounds, self._secret(context))
         if not found.num_rows:
             raise NoRows(place.name)
         facts: dict[str, Any] = {"truncated": bounds.truncated}
         found = table.named(found, facts)
         return table.Read(values.Table(found), _report(place, found, facts, failed))
 
+    def _secret(self, context: kit.Context) -> str:
+        return self.password.read(context.services, "$.password") if self.password else ""
+
     def _rows(
-        self, place: databases.Place, statement: statements.Statement, bounds: guard.Guard
+        self,
+        place: databases.Place,
+        statement: statements.Statement,
+        bounds: guard.Guard,
+        secret: str,
     ) -> pa.Table:
         settings: dict[str, Any] = {"chunk_rows": self.chunk_rows, "mixed": self.mixed}
-        with databases.session(place, self.password, bounds, settings) as session:
+        with databases.session(place, secret, bounds, settings) as session:
             found = session.read(statement, bounds)
         names = found.column_names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -162,7 +169,7 @@ class Sql(kit.Stage, frozen=True):
     ) -> str | None:
         seconds = min(self.timeout_s, _VERSION_TIMEOUT_S)
         bounds = guard.Guard(place.name, context, timeout_s=seconds, max_rows=1)
-        found = self._rows(place, version, bounds)
+        found = self._rows(place, version, bounds, self._secret(context))
         return str(found.column(0)[0].as_py()) if found.num_rows else None
 
 

@@ -171,7 +171,7 @@ class Stream(kit.Stage, frozen=True):
 
     async def _marks(self, context: kit.Context) -> str:
         start, end = self._bounds()
-        async with jetstream.connected(_url(context)) as reader:
+        async with jetstream.connected(_services(context)) as reader:
             held = await reader.find(self.subject, self.stream)
             number = await reader.count(held, self.subject, start)
             if (after := _after(end)) is not None:
@@ -205,7 +205,7 @@ class Stream(kit.Stage, frozen=True):
         start, end = self._bounds()
         taken = _Taken()
         bounds = guard.Guard(f"nats:{self.subject}", context, timeout_s=self.timeout_s)
-        async with jetstream.connected(_url(context)) as reader:
+        async with jetstream.connected(_services(context)) as reader:
             held = await reader.find(self.subject, self.stream)
             if not held.last:
                 raise NoMessages(self.subject, held, "at all")
@@ -279,10 +279,10 @@ class Stream(kit.Stage, frozen=True):
         return values.Report({"title": "Ingestion", "summary": said} | facts)
 
 
-def _url(context: kit.Context) -> str:
+def _services(context: kit.Context) -> kit.Services:
     if not context.services.nats_url:
         raise NoServer
-    return context.services.nats_url
+    return context.services
 
 
 def _position(given: int | str, path: str) -> int | dt.datetime:

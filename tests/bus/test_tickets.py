@@ -89,3 +89,21 @@ async def test_a_holder_learns_that_its_ticket_cannot_be_renewed(queue, embedded
         await ticket.forget()
     finally:
         embedded._process.send_signal(signal.SIGCONT)
+
+
+async def test_a_ticket_handed_back_by_an_agent_that_stops_is_not_lost_on_it(nc, names):
+    stopping, other = (tickets.Tickets(nc, names, lease_s=60) for _ in range(2))
+    await stopping.open()
+    await stopping.put("r1", 5, "t")
+    ticket = await taken(stopping)
+    waiting = asyncio.create_task(stopping.take())  # it has a pull open at the broker
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(waiting), 0.2)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await stopping.close()
+    await ticket.hand_back(0)
+    heir = await taken(other)
+    assert (heir.run_id, heir.delivered) == ("r1", 2)
+    await heir.done()
+    await other.close()

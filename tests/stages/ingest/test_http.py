@@ -31,7 +31,7 @@ def elsewhere():
 
 @pytest.fixture(autouse=True)
 def _token(monkeypatch):
-    monkeypatch.setenv("A_TOKEN", TOKEN)
+    monkeypatch.setenv("MLPM_SECRET_TOKEN", TOKEN)
 
 
 @pytest.fixture
@@ -419,7 +419,7 @@ def test_a_wait_is_asked_for_in_seconds_or_as_a_date(header, seconds):
     assert pacing.wait_asked(header, now) == seconds
 
 
-AUTH = {"secret": {"env": "A_TOKEN"}}
+AUTH = {"secret": {"env": "MLPM_SECRET_TOKEN"}}
 
 
 @pytest.mark.parametrize(
@@ -512,14 +512,14 @@ def test_a_secret_is_sent_only_where_the_configuration_names_the_host(read):
 
 def test_a_secret_that_is_not_there_is_told_by_its_place(read, served):
     with pytest.raises(secrets.NoSecret, match="NOT_SET") as raised:
-        read(auth={"secret": {"env": "NOT_SET"}})
+        read(auth={"secret": {"env": "MLPM_SECRET_NOT_SET"}})
     assert raised.value.path == "$.auth.secret"
     assert served.seen == []
 
 
 @pytest.mark.parametrize("secret", ["hush\nhush", "hüsh", "hush\x7f"])
 def test_a_secret_that_fits_no_header_is_not_shown(read, monkeypatch, secret):
-    monkeypatch.setenv("A_TOKEN", secret)
+    monkeypatch.setenv("MLPM_SECRET_TOKEN", secret)
     with pytest.raises(asking.BadSecret) as raised:
         read(auth=AUTH)
     chain = f"{raised.value!r} {raised.value.hint} {raised.value.__cause__!r}"

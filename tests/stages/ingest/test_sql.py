@@ -459,11 +459,11 @@ def port():
 
 @pytest.fixture
 def ask(port, tmp_path, monkeypatch):
-    monkeypatch.setenv("ANN", postgres.PASSWORD)
+    monkeypatch.setenv("MLPM_SECRET_ANN", postgres.PASSWORD)
 
     def asking(query, user="ann", cancelled=lambda: False, **params):
         url = f"postgresql://{user}@127.0.0.1:{port}/postgres"
-        params = {"password": {"env": "ANN"}, "url": url} | params
+        params = {"password": {"env": "MLPM_SECRET_ANN"}, "url": url} | params
         return read(context_of(tmp_path, cancelled=cancelled), query, **params)
 
     return asking
@@ -577,7 +577,7 @@ def test_an_unknown_table_of_postgres_comes_with_names_that_look_alike(ask):
 
 @pytest.mark.parametrize("user", ["ann", "nobody"])
 def test_a_wrong_password_is_no_passing_fault_and_is_not_told(ask, monkeypatch, user):
-    monkeypatch.setenv("ANN", "wrong-secret")
+    monkeypatch.setenv("MLPM_SECRET_ANN", "wrong-secret")
     with pytest.raises(refusals.AccessRefused) as raised:
         ask("SELECT 1 AS x", user)
     assert not raised.value.retryable
@@ -595,7 +595,7 @@ def test_a_secret_that_a_database_repeats_is_masked(ask):
 
 def test_a_secret_that_is_not_there_is_named(ask):
     with pytest.raises(secrets.NoSecret) as raised:
-        ask("SELECT 1 AS x", password={"env": "NOT_SET_ANYWHERE"})
+        ask("SELECT 1 AS x", password={"env": "MLPM_SECRET_NOT_SET"})
     assert raised.value.path == "$.password"
 
 
@@ -638,11 +638,11 @@ def others(port):
 
 
 def test_postgres_rows_are_cached_by_a_version_query_alone(port, tmp_path, monkeypatch):
-    monkeypatch.setenv("ANN", postgres.PASSWORD)
+    monkeypatch.setenv("MLPM_SECRET_ANN", postgres.PASSWORD)
     place = {
         "url": f"postgresql://ann@127.0.0.1:{port}/postgres",
         "query": "SELECT * FROM wines",
-        "password": {"env": "ANN"},
+        "password": {"env": "MLPM_SECRET_ANN"},
     }
     context = context_of(tmp_path)
     assert stage(**place).fingerprint(context) is None

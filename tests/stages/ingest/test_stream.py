@@ -232,7 +232,7 @@ async def test_a_work_queue_is_refused(js, read):
 
 async def test_a_message_that_is_missing_on_the_way_is_fetched_again(js, nats_url):
     await publish(js, *({"n": n} for n in range(10)))
-    async with jetstream.connected(nats_url) as reader:
+    async with jetstream.connected(kit.Services(nats_url=nats_url)) as reader:
         lossy = Lossy(reader._js, lost={3, 7})
         reader._js = lossy
         held = await reader.find("orders.>", None)
