@@ -9,14 +9,13 @@ import os
 import re
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import msgspec
 import structlog
 
-from agent import address, catalog, children, config, designer, tasks, version
+from agent import address, catalog, config, designer, ground, tasks, version
 from agent.artifacts import cache, store
 from agent.bus import (
     announce,
@@ -26,12 +25,10 @@ from agent.bus import (
     intake,
     journal,
     nudges,
-    server,
-    streams,
     tickets,
 )
 from agent.conductor import admission, desk, host, index, janitor
-from agent.execution import base, cached, cluster, identity, in_agent, lines, pool, priced
+from agent.execution import base, cached, identity, in_agent, lines, pool, priced
 from agent.run import effects
 from agent.telemetry import logs
 from agent.training import delegation
@@ -139,7 +136,8 @@ class Agent:
 
     async def start(self) -> None:
         """Start everything; return once requests are taken."""
-        self._cluster = await self._start_outside()
+        found = await ground.stand(self.settings, self.agent_id, self._stack)
+        self._nc, self.nats_url, self._cluster = found.nc, found.nats_url, found.cluster
         self.store = store.Store(
             self.settings.artifacts_uri, self.settings.data_path / "artifact-copies"
         )
@@ -158,44 +156,6 @@ class Agent:
         self.index = index.Index()
         await self._start_loops()
         await self._open_doors()
-
-    async def _start_outside(self) -> cluster.Cluster:
-        """Reach the bus and the Ray cluster, starting what is not configured, side by side."""
-        ray = asyncio.create_task(
-            asyncio.to_thread(cluster.start, self.settings.ray, self.settings.data_path)
-        )
-        try:
-            await self._start_bus()
-        finally:
-            cores = await ray
-            self._stack.callback(cluster.close, cores)
-        if self.settings.specialist.embedded:
-            await self._start_specialist(cores)
-        return cores
-
-    async def _start_bus(self) -> None:
-        nats = self.settings.nats
-        if not nats.url:
-            embedded = server.EmbeddedServer(self.settings.data_path / "nats", nats.port)
-            self.nats_url = (await self._stack.enter_async_context(embedded)).url
-        self._nc = await connection.connect(self.nats_url, nats, self.agent_id)
-        self._stack.push_async_callback(self._nc.close)
-        await streams.ensure(self._nc.jetstream(), self.names, nats.replicas)
-        if nats.url:
-            log.warning(
-                "bus.durability_unknown",
-                hint="an acknowledged message survives a power cut only where the server runs "
-                "with jetstream.sync_interval: always, or with three replicas",
-            )
-
-    async def _start_specialist(self, cores: cluster.Cluster) -> None:
-        command = [sys.executable, "-m", "agent.specialist", "--nats-url", self.nats_url]
-        command += ["--ray-address", cores.address, "--prefix", self.settings.nats.prefix]
-        command += ["--data-dir", str(self.settings.data_path / "specialist")]
-        command += ["--parent", str(os.getpid())]
-        kept = children.Kept("specialist", command, self.settings.data_path / "specialist.log")
-        await kept.start()
-        self._stack.push_async_callback(kept.stop)
 
     def _make_executors(self) -> Executors:
         services = self.settings.services(self.nats_url)
