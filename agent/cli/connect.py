@@ -10,7 +10,7 @@ import nats.errors
 
 from agent import address, config
 from agent.bus import connection
-from agent.cli import console, session
+from agent.cli import console
 from protocol import client, codec
 
 CONNECT_S = 3.0
@@ -38,7 +38,7 @@ async def connected(
         raise console.Stop(error.problem) from error
     except (nats.errors.Error, OSError) as error:
         text = f"the bus at {shown} cannot be reached: {type(error).__name__} {error}".strip()
-        console.stop("unavailable", text, hint=session.HINT)
+        console.stop("unavailable", text, hint=console.NO_AGENT)
 
 
 async def _quiet(_: Exception) -> None:

@@ -12,6 +12,7 @@ import msgspec
 from protocol import problems
 
 FAILED, USAGE, UNAVAILABLE = 1, 2, 3
+NO_AGENT = "start one with: mlpm up"
 WIDTH = 200
 """Of what is not written to a terminal."""
 STATES = {

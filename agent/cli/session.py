@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 TAKES_VALUE = ("--config", "--set", "--url")
-HINT = "start one with: mlpm up"
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -87,10 +86,12 @@ class Session:
             return address.Address(url, 0, prefix)
         found = address.read(settings.data_path)
         if found is None:
-            console.stop("unavailable", f"no agent is running in {settings.data_path}", hint=HINT)
+            console.stop(
+                "unavailable", f"no agent is running in {settings.data_path}", hint=console.NO_AGENT
+            )
         if not _alive(found.pid):
             message = f"the agent of {settings.data_path} (process {found.pid}) is gone"
-            console.stop("unavailable", message, hint=HINT)
+            console.stop("unavailable", message, hint=console.NO_AGENT)
         return found
 
     def ask(self, talk: Callable[[client.Client], Awaitable[T]]) -> T:

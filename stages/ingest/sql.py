@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 
 from stages import kit, secrets, sources, values
-from stages.ingest import databases, guard, refusals, row_sessions, statements, table, text
+from stages.ingest import (
+    databases,
+    guard,
+    refusals,
+    row_sessions,
+    sessions,
+    statements,
+    table,
+    text,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -145,7 +154,7 @@ class Sql(kit.Stage, frozen=True):
         secret: str,
     ) -> pa.Table:
         settings: dict[str, Any] = {"chunk_rows": self.chunk_rows, "mixed": self.mixed}
-        with databases.session(place, secret, bounds, settings) as session:
+        with sessions.opened(place, secret, bounds, settings) as session:
             found = session.read(statement, bounds)
         names = found.column_names
         if repeated := sorted({name for name in names if names.count(name) > 1}):
