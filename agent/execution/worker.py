@@ -9,6 +9,7 @@ import logging
 import os
 import pathlib
 import platform
+import queue
 import resource
 import threading
 from collections.abc import Iterator, Mapping
@@ -122,9 +123,9 @@ class Worker:
         while True:
             order, place = self._tray.wait_order()
             reply = self._run(order.work, order.number)
-            self._tray.finish(order.number, reply)
             if place and self._ear is not None:
                 self._ear.answer(place, reply)
+            self._tray.finish(order.number, reply)
 
     def answer(self, number: int, payload: bytes) -> bytes:
         """Give the reply to an attempt, once there is one; begin it if its order never came."""
@@ -165,7 +166,7 @@ class Tray:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._orders: collections.deque[tuple[lines.Order, str]] = collections.deque()
+        self._orders: queue.SimpleQueue[tuple[lines.Order, str]] = queue.SimpleQueue()
         self._last = 0
         self._reply: tuple[int, bytes] = (0, b"")
 
@@ -174,14 +175,11 @@ class Tray:
         with self._changed:
             if order.number > self._last:
                 self._last = order.number
-                self._orders.append((order, place))
-                self._changed.notify_all()
+                self._orders.put((order, place))
 
     def wait_order(self) -> tuple[lines.Order, str]:
         """Wait for the next order."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._orders)
-            return self._orders.popleft()
+        return self._orders.get()
 
     def finish(self, number: int, reply: bytes) -> None:
         """Keep a reply until the next."""
