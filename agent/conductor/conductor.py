@@ -61,6 +61,8 @@ class Conductor:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._attempts: dict[effects.WorkKey, asyncio.Task[None]] = {}
         self._works: dict[effects.WorkKey, effects.Work] = {}
+        self._unwanted: set[effects.WorkKey] = set()
+        """What was to be stopped before it was launched."""
         self._errands: set[asyncio.Task[None]] = set()
 
     async def conduct(self, owner: str) -> Outcome:
@@ -105,8 +107,7 @@ class Conductor:
     def _perform(self, effect: effects.Effect) -> None:
         match effect:
             case effects.Launch(work=work):
-                self._works[work.key] = work
-                self._attempts[work.key] = asyncio.create_task(self._attempt(work))
+                self._launch(work)
             case effects.Stop(key=key, force=force):
                 self._errand(self._stop(key, force=force))
             case effects.Recall(work=work):
@@ -122,6 +123,11 @@ class Conductor:
             case effects.End():
                 self._finish("ended")
 
+    def _launch(self, work: effects.Work) -> None:
+        if not self._done.done():  # the run may have been let go while the start was being stored
+            self._works[work.key] = work
+            self._attempts[work.key] = asyncio.create_task(self._attempt(work))
+
     def _finish(self, outcome: Outcome) -> None:
         if not self._done.done():
             self._done.set_result(outcome)
@@ -135,19 +141,31 @@ class Conductor:
         self._done.set_exception(lost)
 
     async def _attempt(self, work: effects.Work) -> None:
-        try:
-            outcome = await self._executors[work.placement].run(work, _Watcher(self, work))
-        except Exception:  # a defect of an executor must not lose the run
-            log.exception("attempt.broke", run=self.run_id, stage=work.key.stage)
-            outcome = base.Failed(problems.Problem(code="internal", message="the executor broke"))
+        outcome = await self._outcome(work)
         self._attempts.pop(work.key, None)
         self._works.pop(work.key, None)
-        told = outcomes.stimulus(work.key, outcome, self.scribe.max_event_bytes)
-        self.feed(told, cause=_place(work.key))
+        self._unwanted.discard(work.key)
+        try:
+            told = outcomes.stimulus(work.key, outcome, self.scribe.max_event_bytes)
+            self.feed(told, cause=_place(work.key))
+        except Exception as error:  # a defect of ours: the run is read again, and goes on
+            log.exception("outcome.not_taken", run=self.run_id, stage=work.key.stage)
+            self._lost(error)
+
+    async def _outcome(self, work: effects.Work) -> base.Outcome:
+        if work.key in self._unwanted:
+            return base.Halted("not_started")
+        try:
+            return await self._executors[work.placement].run(work, _Watcher(self, work))
+        except Exception:  # a defect of an executor must not lose the run
+            log.exception("attempt.broke", run=self.run_id, stage=work.key.stage)
+            return base.Failed(problems.Problem(code="internal", message="the executor broke"))
 
     async def _stop(self, key: effects.WorkKey, *, force: bool) -> None:
         work = self._works.get(key)
-        if work is not None:
+        if work is None:
+            self._unwanted.add(key)  # its start may be on its way to the journal
+        else:
             await self._executors[work.placement].stop(key, force=force)
 
     def _set_timer(self, name: str, at: dt.datetime) -> None:

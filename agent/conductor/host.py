@@ -18,6 +18,8 @@ log = structlog.get_logger()
 RETRY_AFTER_S = 5.0
 """How long a run rests after a defect of ours stopped its conductor."""
 FIRST_LOOK_S = 0.02
+CLEAN_UP_S = 10.0
+"""How long a conductor may take to store what it knows before it is asked again to end."""
 MOST_LOOKS = 20
 """How often a ticket is looked at whose run has no journal."""
 
@@ -85,7 +87,7 @@ class Host:
 
     async def close(self) -> None:
         """Hand every held run back to the queue: another agent goes on with it."""
-        await tasks.end(*self._tasks)
+        await tasks.end(*self._tasks, again_s=CLEAN_UP_S)
 
     def _released(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -183,7 +185,7 @@ class Host:
         finally:
             for task in (conduct, lost):
                 if task is not None:
-                    await tasks.end(task)
+                    await tasks.end(task, again_s=CLEAN_UP_S)
             self._active.pop(ticket.run_id, None)
 
     def _scribe(self, book: ledger.Ledger) -> conductor.WriterFactory:

@@ -101,8 +101,11 @@ class Scribe:
     async def flush(self) -> None:
         """Wait until everything recorded so far is stored, or ownership is lost."""
         if self._writer is not None:
-            self._urgent.set()
-            await asyncio.wait([self._writer])
+            stored = asyncio.Event()
+            self.record((), [stored.set])
+            reached = asyncio.create_task(stored.wait(), name=f"flush {self.run_id}")
+            await asyncio.wait({self._writer, reached}, return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
 
     def abandon(self) -> None:
         """Write no more: somebody else owns the run."""

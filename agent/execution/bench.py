@@ -101,13 +101,19 @@ class Bench:
             hand = idle.pop()
             if timer := self._timers.pop(hand, None):
                 timer.cancel()
-            return hand
+            return self._hire(asked.shape) if self._is_lost(hand) else hand
         if asked.shape == hands.COMMON:
             return None
         # What another shape holds while it idles may be just what this one needs.
         for hand in [*self._timers]:
             self._dismiss(hand)
         return self._hire(asked.shape)
+
+    def _is_lost(self, hand: hands.Hand) -> bool:
+        """Tell whether an idle worker has died, and be rid of it."""
+        if hand.lost:
+            hand.kill()
+        return hand.lost
 
     def _keep_a_while(self, hand: hands.Hand) -> None:
         if hand.dead:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from agent.execution import lines
 from protocol import events
 
 TAIL_CHARS = 64 * 1024
@@ -98,7 +99,9 @@ class OfThread:
 def _logging_into(tail: Tail, thread: int | None = None) -> Iterator[None]:
     handler = logging.StreamHandler(tail)
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    if thread is not None:
+    if thread is None:
+        handler.addFilter(lambda record: record.threadName != lines.EAR)
+    else:
         handler.addFilter(lambda record: record.thread == thread)
     root = logging.getLogger()
     root.addHandler(handler)

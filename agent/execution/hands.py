@@ -86,9 +86,19 @@ class Hand:
         """Say which process it is."""
         return self.identity.where if self.identity else "a worker that had not started"
 
+    @property
+    def lost(self) -> bool:
+        """Tell whether the process is known to have died by itself."""
+        return self._lost is not None
+
+    @property
+    def upcoming(self) -> int:
+        """Number the next attempt."""
+        return self._call.number + 1
+
     async def begin(self, payload: bytes) -> Call:
         """Start an attempt."""
-        call = self._call = Call(self._call.number + 1, payload)
+        call = self._call = Call(self.upcoming, payload)
         if self._lost is not None:
             call.settle(self._lost)
         elif not await self._sent(call):
@@ -114,11 +124,10 @@ class Hand:
         task.add_done_callback(self._insisting.discard)
 
     async def _insist(self, call: Call) -> None:
-        import ray
 
         try:
             data: bytes = await self._aside("answer").remote(call.number, call.payload)
-        except ray.exceptions.RayError as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             call.settle(error)
         else:
             call.settle(data)

@@ -28,6 +28,8 @@ FETCH = b""
 """The reply that says: it is too large for the bus, fetch it through Ray."""
 _ENVELOPE_BYTES = 1024
 _WAIT_S = 2.0
+EAR = "ear"
+"""The name of the thread that listens in a worker."""
 
 
 class Order(msgspec.Struct, frozen=True, array_like=True):
@@ -108,7 +110,7 @@ class Ear:
 
     def listens(self) -> bool:
         """Start, and say whether the bus can be reached from here."""
-        threading.Thread(target=self._run, name="ear", daemon=True).start()
+        threading.Thread(target=self._run, name=EAR, daemon=True).start()
         return self._connected.wait(_WAIT_S)
 
     def answer(self, place: str, data: bytes) -> None:
@@ -132,7 +134,8 @@ class Ear:
 
     async def _listen(self) -> None:
         access = self._access
-        self._nc = await connection.connect(access.url, access.settings, "worker")
+        async with asyncio.timeout(_WAIT_S):  # it would try for ever where there is no way
+            self._nc = await connection.connect(access.url, access.settings, "worker")
         await self._nc.subscribe(self._subject, cb=self._hear)
         await self._nc.flush()
 

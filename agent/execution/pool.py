@@ -126,8 +126,8 @@ class RayExecutor:
             await hand.ready()
             if job.to_stop:
                 return base.Halted("not_started", hand.where)
+            job.begin(hand.upcoming)  # a stop may come while the order is on its way
             call = await hand.begin(msgspec.msgpack.encode(work))
-            job.begin(call.number)
             outcome, notes = worker.decode_reply(await self._followed(hand, job, call))
         except ray.exceptions.OutOfMemoryError as error:
             return await self._died(hand, job, _out_of_memory(error))
@@ -168,6 +168,9 @@ class RayExecutor:
                 await asyncio.sleep(LULL_S)
         except ray.exceptions.RayError:
             return  # the reply says what became of the worker
+        except Exception:
+            hand.insist(call)  # nobody listens any more, so let the reply come by itself
+            raise
 
     async def _died(self, hand: hands.Hand, job: _Job, why: base.Failed) -> base.Outcome:
         """Say how an attempt ended whose worker is gone: killed by us, or lost."""

@@ -11,15 +11,18 @@ import pathlib
 import platform
 import queue
 import resource
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
+import structlog
 
 from agent.artifacts import sources, store
 from agent.execution import attempt, base, capture, lines
 from agent.run import effects
+from protocol import problems
 from stages import kit, registry
 
 _HEADROOM = 32 * 2**20
@@ -101,6 +104,7 @@ class Worker:
             registry.register(importlib.import_module(module))
         sources.freeze(registry.stages().values())
         logging.getLogger().setLevel(logging.INFO)
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self._store = store.Store(told.store_uri, pathlib.Path(told.local))
         self._services = told.services
         self._board = Board()
@@ -122,10 +126,19 @@ class Worker:
         """Run one attempt after the other, for as long as the process lives."""
         while True:
             order, place = self._tray.wait_order()
-            reply = self._run(order.work, order.number)
+            reply = self._replied(order)
             if place and self._ear is not None:
                 self._ear.answer(place, reply)
             self._tray.finish(order.number, reply)
+
+    def _replied(self, order: lines.Order) -> bytes:
+        try:
+            return self._run(order.work, order.number)
+        except Exception as error:  # noqa: BLE001 - the next attempt must find a worker that serves
+            code: problems.Code = "out_of_memory" if isinstance(error, MemoryError) else "internal"
+            message = f"the attempt could not be told of: {type(error).__name__}"
+            problem = problems.Problem(code, message, retryable=True)
+            return msgspec.msgpack.encode(Reply(Failure(problem)))
 
     def answer(self, number: int, payload: bytes) -> bytes:
         """Give the reply to an attempt, once there is one; begin it if its order never came."""

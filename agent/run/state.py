@@ -183,7 +183,10 @@ class RunState:
         if not unit.queued:
             unit.queued = True
             element = -1 if unit.element is None else unit.element
-            heapq.heappush(self.ready, (self.plan.priority[unit.stage], element, unit.stage))
+            place = self.plan.priority[unit.stage]
+            if element >= 0:  # whole stages go first: a wide fan must not hold them up
+                place += len(self.stages)
+            heapq.heappush(self.ready, (place, element, unit.stage))
 
     def offer(self, index: int) -> None:
         """Queue a stage if nothing holds it back."""

@@ -8,7 +8,9 @@ import pytest
 
 from agent import config
 from agent.artifacts import store
-from agent.execution import cluster, in_agent, pool
+from agent.bus import connection
+from agent.execution import cluster, in_agent, lines, pool
+from protocol import subjects
 from stages import kit, registry
 from tests.execution import helpers
 
@@ -42,6 +44,26 @@ async def on_ray(ray_cluster, artifacts, tmp_path):
     )
     yield executor
     await executor.close()
+
+
+@pytest.fixture
+async def on_bus(ray_cluster, artifacts, tmp_path, nats_url):
+    """Give an executor whose orders and replies travel over a bus."""
+    client = await connection.connect(nats_url, config.Nats(), "test")
+    line = lines.Lines(client, subjects.Subjects(), lines.Access(nats_url, config.Nats()))
+    await line.open()
+    executor = pool.RayExecutor(
+        ray_cluster,
+        config.Ray(),
+        artifacts.uri,
+        tmp_path,
+        kit.Services(),
+        modules=helpers.MODULES,
+        line=line,
+    )
+    yield executor
+    await executor.close()
+    await client.close()
 
 
 @pytest.fixture

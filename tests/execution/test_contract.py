@@ -16,7 +16,7 @@ LARGE = "x" * 1100
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(params=["on_ray", "in_this_process"])
+@pytest.fixture(params=["on_ray", "on_bus", "in_this_process"])
 def executor(request):
     return request.getfixturevalue(request.param)
 

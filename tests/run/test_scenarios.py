@@ -431,3 +431,20 @@ def test_wide_fans_and_long_chains_go_through():
     assert len(wide.launched[-1].work.inputs["tables"]) == 10_000
     closed = next(e for e in wide.log if getattr(e, "outputs", None) == {} and e.stage == "f")
     assert len(msgspec.json.encode(closed)) < 1000
+
+
+def test_a_wide_fan_starts_as_much_as_there_is_room_for_and_holds_up_no_other_stage():
+    world = theatre.Theatre(
+        S("l", "list"),
+        S("f", "make", for_each=pipelines.ForEach(items="l")),
+        S("m", "make", needs=["l"]),
+        rows=10,
+    )
+    world.machine.window = 3
+    world.take()
+    world.ok("l")
+    started = [(key.stage, key.element) for key in world.live]
+    assert started == [("m", None), ("f", 0), ("f", 1)]
+    world.ok("f", 0)
+    world.ok("m")
+    assert [key.element for key in world.live] == [1, 2, 3]
