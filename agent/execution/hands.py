@@ -71,6 +71,7 @@ class Hand:
         self._actor = _actor(shape).remote(setup, line.subject(self._name) if line else "")
         self._call = Call(0, b"")
         self._lost: BaseException | None = None
+        self._children: list[Any] = []
         self._insisting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
@@ -159,10 +160,10 @@ class Hand:
         self.dead = True
         if self._line is not None:
             self._line.forget(self._name)
-        children = _children(self.identity) if self._is_here() else []
+        self._children = _children(self.identity) if self._is_here() else []
         ray.kill(self._actor, no_restart=True)
         self._end_here()  # before its children: it must not take their end for a result
-        for child in children:
+        for child in self._children:
             with contextlib.suppress(Exception):  # it may be gone by now
                 child.kill()
 
@@ -174,11 +175,11 @@ class Hand:
                 os.kill(who.pid, signal.SIGKILL)
 
     async def wait_gone(self) -> None:
-        """Return once the process is proved gone; raises Unkillable."""
+        """Return once the process, and what it started, is proved gone; raises Unkillable."""
         if self.identity is None:
             return  # it never took work
         until = time.monotonic() + GONE_WITHIN_S
-        while not await self._gone(self.identity):
+        while any(map(_runs, self._children)) or not await self._gone(self.identity):
             if time.monotonic() > until:
                 raise Unkillable(self.where)
             await asyncio.sleep(_POLL_S)
@@ -214,6 +215,16 @@ def _children(who: worker.Identity | None) -> list[Any]:
         return psutil.Process(who.pid).children(recursive=True) if who else []
     except psutil.NoSuchProcess:
         return []
+
+
+def _runs(process: Any) -> bool:
+    """Say whether a process that was seen before still runs; a zombie does not."""
+    import psutil
+
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def _gone_there(who: worker.Identity) -> bool:
