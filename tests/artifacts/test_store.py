@@ -258,6 +258,8 @@ def test_a_reader_sees_all_of_a_blob_or_nothing(local, tmp_path):
             stop.set()
             looked.set()
     assert set(seen) <= {50_000, None}
+    other.put(value)
+    assert length_of(local, ref) == 50_000
 
 
 def length_of(kept, ref):
