@@ -19,7 +19,8 @@ class Place(msgspec.Struct, frozen=True):
     """What an attempt holds while it runs."""
 
     hand: hands.Hand
-    cpu: float
+    behind: bool = False
+    """Others were on the worker before."""
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -27,8 +28,19 @@ class Waiting(msgspec.Struct, frozen=True):
 
     cpu: float
     shape: hands.Shape
+    quick: bool
+    """It may wait behind others that are quick, and they behind it."""
     place: asyncio.Future[Place | None]
     """None once it is not to start any more."""
+
+
+class Load(msgspec.Struct):
+    """What a busy worker has to do."""
+
+    cpu: float
+    """Taken from the ledger; the attempts on a worker use it one after the other."""
+    quick: bool
+    count: int = 0
 
 
 class Bench:
@@ -44,26 +56,37 @@ class Bench:
         }
         self._waiting: collections.deque[Waiting] = collections.deque()
         self._timers: dict[hands.Hand, asyncio.TimerHandle] = {}
-        self._busy: set[hands.Hand] = set()
+        self._busy: dict[hands.Hand, Load] = {}
 
-    def ask(self, needs: pipelines.Resources) -> Waiting:
-        """Queue for a place."""
+    def ask(
+        self, needs: pipelines.Resources, *, quick: bool = False, again: bool = False
+    ) -> Waiting:
+        """Queue for a place; `again` at the head, for one that had a place in vain."""
         loop = asyncio.get_running_loop()
-        asked = Waiting(needs.cpu, shape_of(needs), loop.create_future())
-        self._waiting.append(asked)
+        asked = Waiting(needs.cpu, shape_of(needs), quick, loop.create_future())
+        if again:
+            self._waiting.appendleft(asked)
+        else:
+            self._waiting.append(asked)
         self._serve()
         return asked
 
     def give_back(self, place: Place) -> None:
         """Return a place; a dead worker is replaced at once."""
         hand = place.hand
-        self._free += place.cpu
-        self._busy.discard(hand)
+        load = self._busy[hand]
+        load.count -= 1
+        if not load.count:
+            self._free += load.cpu
+            del self._busy[hand]
+            self._put_back(hand)
+        self._serve()
+
+    def _put_back(self, hand: hands.Hand) -> None:
         if hand.shape != hands.COMMON:
             self._keep_a_while(hand)
         else:
             self._idle[hands.COMMON].append(self._hire(hand.shape) if hand.dead else hand)
-        self._serve()
 
     def all(self) -> list[hands.Hand]:
         """Give every worker there is."""
@@ -87,13 +110,31 @@ class Bench:
         while self._waiting:
             first = self._waiting[0]
             if not first.place.done():
-                hand = self._hand_for(first) if first.cpu <= self._free else None
-                if hand is None:
+                place = self._own_place(first) or self._place_behind(first)
+                if place is None:
                     return
-                self._free -= first.cpu
-                self._busy.add(hand)
-                first.place.set_result(Place(hand, first.cpu))
+                self._busy[place.hand].count += 1
+                first.place.set_result(place)
             self._waiting.popleft()
+
+    def _own_place(self, asked: Waiting) -> Place | None:
+        hand = self._hand_for(asked) if asked.cpu <= self._free else None
+        if hand is None:
+            return None
+        self._free -= asked.cpu
+        self._busy[hand] = Load(asked.cpu, asked.quick)
+        return Place(hand)
+
+    def _place_behind(self, asked: Waiting) -> Place | None:
+        """Find the worker with the fewest quick attempts, so that it does not idle after them."""
+        if not asked.quick or asked.shape != hands.COMMON:
+            return None
+        fitting = [
+            (load.count, hand)
+            for hand, load in self._busy.items()
+            if load.quick and load.count <= hands.AHEAD and load.cpu >= asked.cpu and hand.prompt
+        ]
+        return Place(min(fitting, key=lambda one: one[0])[1], behind=True) if fitting else None
 
     def _hand_for(self, asked: Waiting) -> hands.Hand | None:
         idle = self._idle.get(asked.shape)

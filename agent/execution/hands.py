@@ -10,6 +10,7 @@ import platform
 import signal
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -17,6 +18,10 @@ import msgspec
 from agent.execution import lines, worker
 
 GONE_WITHIN_S = 10.0
+AHEAD = 8
+"""How many attempts may wait in a worker for their turn; with none it idles between two."""
+PROMPT_S = 0.05
+"""After this long an attempt counts as one that nobody should wait behind."""
 _POLL_S = 0.005
 
 
@@ -25,6 +30,14 @@ class Unkillable(Exception):
 
     def __init__(self, where: str) -> None:
         super().__init__(f"the worker {where} was killed {GONE_WITHIN_S:g} s ago and still runs")
+        self.where = where
+
+
+class Withdrawn(Exception):
+    """An attempt that waited in a worker for its turn is not carried out there."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"the attempt did not get its turn on {where}")
         self.where = where
 
 
@@ -41,12 +54,20 @@ COMMON = Shape()
 class Call:
     """One attempt on a worker, and its reply."""
 
-    def __init__(self, number: int, payload: bytes) -> None:
+    def __init__(self, number: int, payload: bytes, began: Callable[[], None]) -> None:
         self.number = number
         """It tells the attempt from the worker's others."""
         self.payload = payload
+        self.begun = False
+        """Those before it are done."""
+        self._began = began
         self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        """Raises Ray's error where the worker dies."""
+        """Raises Ray's error where the worker dies under it, Withdrawn if it is not to begin."""
+
+    def begin(self) -> None:
+        """Take note that it is its turn."""
+        self.begun = True
+        self._began()
 
     def settle(self, outcome: bytes | BaseException) -> None:
         """Take the reply, or what prevents it; only the first counts."""
@@ -60,7 +81,7 @@ class Call:
 
 
 class Hand:
-    """One worker. It takes one attempt at a time."""
+    """One worker. It works on one attempt at a time; some may wait in it for their turn."""
 
     def __init__(self, setup: bytes, shape: Shape, line: lines.Lines | None = None) -> None:
         self.shape = shape
@@ -69,7 +90,10 @@ class Hand:
         self._line = line
         self._name = uuid.uuid4().hex
         self._actor = _actor(shape).remote(setup, line.subject(self._name) if line else "")
-        self._call = Call(0, b"")
+        self._calls: dict[int, Call] = {}
+        """Under way, by number; the first is the one that is worked on."""
+        self._count = 0
+        self._since = 0.0
         self._lost: BaseException | None = None
         self._children: list[Any] = []
         self._insisting: set[asyncio.Task[None]] = set()
@@ -93,24 +117,48 @@ class Hand:
         return self._lost is not None
 
     @property
-    def upcoming(self) -> int:
-        """Number the next attempt."""
-        return self._call.number + 1
+    def prompt(self) -> bool:
+        """Tell whether an attempt that waits in it can expect its turn soon."""
+        alive = self._lost is None and not self.dead
+        listens = self.identity is not None and self.identity.listens
+        return alive and listens and _now() - self._since < PROMPT_S
 
-    async def begin(self, payload: bytes) -> Call:
-        """Start an attempt."""
-        call = self._call = Call(self.upcoming, payload)
+    def call(self, payload: bytes, began: Callable[[], None]) -> Call:
+        """Queue an attempt; `began` is called when it is its turn."""
+        self._count += 1
+        call = Call(self._count, payload, began)
+        self._calls[call.number] = call
+        call.reply.add_done_callback(lambda _: self._over(call))
+        return call
+
+    async def begin(self, call: Call) -> None:
+        """Send an attempt to the worker."""
+        if next(iter(self._calls.values())) is call:
+            self._turn(call)
         if self._lost is not None:
             call.settle(self._lost)
         elif not await self._sent(call):
             self.insist(call)
-        return call
+
+    def _turn(self, call: Call) -> None:
+        self._since = _now()
+        call.begin()
+
+    def _over(self, call: Call) -> None:
+        """Let the next attempt have its turn."""
+        was_first = next(iter(self._calls)) == call.number
+        del self._calls[call.number]
+        if was_first and self._calls and not self.lost:
+            self._turn(next(iter(self._calls.values())))
 
     async def _sent(self, call: Call) -> bool:
         if self._line is None or self.identity is None or not self.identity.listens:
             return False
-        order = lines.Order(call.number, call.payload)
+        order = self._order(call)
         return await self._line.send(self._name, order, lambda data: self._came(call, data))
+
+    def _order(self, call: Call) -> lines.Order:
+        return lines.Order(call.number, call.payload, floor=next(iter(self._calls), call.number))
 
     def _came(self, call: Call, data: bytes) -> None:
         if data == lines.FETCH:
@@ -125,9 +173,9 @@ class Hand:
         task.add_done_callback(self._insisting.discard)
 
     async def _insist(self, call: Call) -> None:
-
+        order = msgspec.msgpack.encode(self._order(call))
         try:
-            data: bytes = await self._aside("answer").remote(call.number, call.payload)
+            data: bytes = await self._aside("answer").remote(order)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             call.settle(error)
         else:
@@ -135,13 +183,25 @@ class Hand:
 
     def _ended(self, serving: asyncio.Future[None]) -> None:
         """Tell whoever waits that the worker is gone."""
-        if not serving.cancelled() and (error := serving.exception()) is not None:
-            self._lost = error
-            self._call.settle(error)
+        if serving.cancelled() or (error := serving.exception()) is None:
+            return
+        self._lost = error
+        under_way = [call for call in self._calls.values() if not call.reply.done()]
+        for call in under_way[:1]:
+            call.settle(error)
+        for call in under_way[1:]:
+            call.settle(Withdrawn(self.where))
 
     async def ask_to_stop(self, number: int) -> None:
         """Tell an attempt to stop."""
         await self._aside("stop").remote(number)
+
+    async def withdraw(self, call: Call) -> bool:
+        """Take an attempt back; False if its turn has come, so that it goes on."""
+        withdrawn: bool = not call.begun and await self._aside("withdraw").remote(call.number)
+        if withdrawn:
+            call.settle(Withdrawn(self.where))
+        return withdrawn
 
     async def news(self, number: int, seen: int, patience_s: float) -> list[worker.Told]:
         """Wait for what an attempt tells."""
@@ -197,6 +257,10 @@ class Hand:
         return who is not None and who.node == here and who.host == platform.node()
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def is_alive(pid: int, created: float) -> bool:
     """Say whether that very process runs; a zombie does not."""
     import psutil
@@ -244,7 +308,7 @@ async def _gone_there(who: worker.Identity) -> bool:
 def _exported() -> Any:
     import ray
 
-    return ray.remote(concurrency_groups={worker.LISTENING: 4})(worker.Worker)
+    return ray.remote(concurrency_groups={worker.LISTENING: 4 + AHEAD})(worker.Worker)
 
 
 def _actor(shape: Shape) -> Any:

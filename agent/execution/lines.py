@@ -38,6 +38,8 @@ class Order(msgspec.Struct, frozen=True, array_like=True):
     number: int
     """It tells the attempt from the worker's others."""
     work: bytes
+    floor: int = 0
+    """The lowest number of an attempt whose reply is still waited for."""
 
 
 class Access(msgspec.Struct, frozen=True):
@@ -47,7 +49,8 @@ class Access(msgspec.Struct, frozen=True):
     settings: config.Nats
 
 
-_decoder = msgspec.msgpack.Decoder(Order)
+read_order = msgspec.msgpack.Decoder(Order).decode
+"""Reads an order; its only writer is the agent that started the worker."""
 
 
 class Lines:
@@ -58,7 +61,7 @@ class Lines:
         self._nc = nc
         self._names = names
         self._inbox = nc.new_inbox()
-        self._waiting: dict[str, tuple[int, Callable[[bytes], None]]] = {}
+        self._waiting: dict[str, dict[str, Callable[[bytes], None]]] = {}
 
     async def open(self) -> None:
         """Listen for replies."""
@@ -73,7 +76,7 @@ class Lines:
         data = msgspec.msgpack.encode(order)
         if len(data) + _ENVELOPE_BYTES > self._nc.max_payload or not self._nc.is_connected:
             return False
-        self._waiting[worker] = (order.number, take)
+        self._waiting.setdefault(worker, {})[str(order.number)] = take
         place = f"{self._inbox}.{worker}.{order.number}"
         try:
             await self._nc.publish(self.subject(worker), data, place)
@@ -87,14 +90,9 @@ class Lines:
 
     async def _came(self, message: Msg) -> None:
         worker, number = message.subject.split(".")[-2:]
-        awaited, take = self._waiting.get(worker, (0, _ignore))
-        if number == str(awaited):
-            del self._waiting[worker]
+        take = self._waiting.get(worker, {}).pop(number, None)
+        if take is not None:
             take(message.data)
-
-
-def _ignore(_: bytes) -> None:
-    """Take a reply that nobody waits for."""
 
 
 class Ear:
@@ -140,4 +138,4 @@ class Ear:
         await self._nc.flush()
 
     async def _hear(self, message: Msg) -> None:
-        self._take(_decoder.decode(message.data), message.reply)
+        self._take(read_order(message.data), message.reply)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pathlib
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 import structlog
 
 from agent import config, tasks
-from agent.execution import base, bench, cluster, hands, lines, worker
+from agent.execution import base, bench, cluster, hands, lines, paces, worker
 from agent.run import effects
 from protocol import pipelines, problems
 from stages import kit
@@ -29,16 +32,15 @@ class _Job:
     def __init__(self, watcher: base.Watcher) -> None:
         self.asked: bench.Waiting | None = None
         self.hand: hands.Hand | None = None
-        self.number = 0
-        """Of the attempt on its worker; 0 until it begins."""
+        self.call: hands.Call | None = None
+        """On its worker; None until it is sent there."""
         self.forced = False
         self.to_stop = False
         self._watcher = watcher
         self._seen = 0
 
-    def begin(self, number: int) -> None:
-        """Take note that the attempt begins."""
-        self.number = number
+    def began(self) -> None:
+        """Take note that it is the attempt's turn."""
         self._watcher.began()
 
     def tell(self, news: list[worker.Told]) -> int:
@@ -76,6 +78,8 @@ class RayExecutor:
         self._line = line
         self._cpus = cores.cpus
         self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
+        self._paces = paces.Paces()
+        self._errands: set[asyncio.Task[None]] = set()
         self._jobs: dict[effects.WorkKey, _Job] = {}
         self._closed = False
 
@@ -96,39 +100,68 @@ class RayExecutor:
             del self._jobs[work.key]
 
     async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
-        asked = job.asked = self._bench.ask(work.resources)
-        finished = False
+        """Run an attempt where there is a place; look for another where its turn does not come."""
+        quick, again = self._paces.is_quick(work.use), False
+        while True:
+            asked = job.asked = self._bench.ask(work.resources, quick=quick, again=again)
+            try:
+                return await self._at(asked, work, job)
+            except hands.Withdrawn:
+                job.hand = job.call = None
+                quick, again = False, True  # it has waited enough
+
+    async def _at(self, asked: bench.Waiting, work: effects.Work, job: _Job) -> base.Outcome:
+        """Wait for a place and run an attempt there; raise Withdrawn if its turn does not come."""
+        outcome: base.Outcome | hands.Withdrawn | None = None
         try:
             place = (
                 asked.place.result() if asked.place.done() else await asyncio.shield(asked.place)
             )
-            if place is None:
-                return base.Halted("not_started")
-            job.hand = place.hand
-            outcome = await self._on(place.hand, work, job)
-            finished = True
-            return outcome
+            outcome = await self._on(place, work, job) if place else base.Halted("not_started")
+        except hands.Withdrawn as withdrawn:
+            outcome = withdrawn
         finally:
             self._bench.turn_away(asked)
             if place := asked.place.result():
-                self._leave(place, finished=finished)
+                self._leave(place, job, finished=outcome is not None)
+        if isinstance(outcome, hands.Withdrawn):
+            raise outcome
+        return outcome
 
-    def _leave(self, place: bench.Place, *, finished: bool) -> None:
-        if not finished:
+    def _leave(self, place: bench.Place, job: _Job, *, finished: bool) -> None:
+        call = job.call
+        if finished or (place.behind and call is None):
+            self._give_back(place)
+        elif place.behind and call is not None and not call.begun:
+            task = asyncio.create_task(self._take_back(place, call), name="take back")
+            self._errands.add(task)
+            task.add_done_callback(self._errands.discard)
+        else:
             place.hand.kill()  # nobody waits for its work any more
+            self._give_back(place)
+
+    async def _take_back(self, place: bench.Place, call: hands.Call) -> None:
+        """Drop an attempt that waits in a worker, without harm to the one before it."""
+        if not await self._withdraw(place.hand, call):
+            place.hand.kill()
+        self._give_back(place)
+
+    def _give_back(self, place: bench.Place) -> None:
         if not self._closed:
             self._bench.give_back(place)
 
-    async def _on(self, hand: hands.Hand, work: effects.Work, job: _Job) -> base.Outcome:
+    async def _on(self, place: bench.Place, work: effects.Work, job: _Job) -> base.Outcome:
         import ray
 
+        hand = job.hand = place.hand
         try:
             await hand.ready()
             if job.to_stop:
                 return base.Halted("not_started", hand.where)
-            job.begin(hand.upcoming)  # a stop may come while the order is on its way
-            call = await hand.begin(msgspec.msgpack.encode(work))
-            outcome, notes = worker.decode_reply(await self._followed(hand, job, call))
+            call = job.call = hand.call(msgspec.msgpack.encode(work), job.began)
+            await hand.begin(call)
+            data = await self._followed(hand, job, call, waits=place.behind)
+            outcome, notes = worker.decode_reply(data)
         except ray.exceptions.OutOfMemoryError as error:
             return await self._died(hand, job, _out_of_memory(error))
         except (
@@ -138,21 +171,36 @@ class RayExecutor:
         ) as error:
             return await self._died(hand, job, _lost(hand, error))
         job.tell(notes)
+        self._paces.note(work.use, outcome)
         return outcome
 
-    async def _followed(self, hand: hands.Hand, job: _Job, call: hands.Call) -> bytes:
-        """Wait for the reply, and listen meanwhile where it takes long."""
-        listening: list[asyncio.Task[None]] = []
+    async def _followed(
+        self, hand: hands.Hand, job: _Job, call: hands.Call, *, waits: bool
+    ) -> bytes:
+        """Wait for the reply; listen where it takes long, withdraw it where its turn does."""
+        aside: list[asyncio.Task[Any]] = []
 
-        def listen() -> None:
-            listening.append(asyncio.create_task(self._listen(hand, job, call), name="listen"))
+        def begin(work: Coroutine[Any, Any, Any], name: str) -> None:
+            aside.append(asyncio.create_task(work, name=name))
 
-        quiet = asyncio.get_running_loop().call_later(QUIET_S, listen)
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(QUIET_S, lambda: begin(self._listen(hand, job, call), "listen"))]
+        if waits:
+            withdraw = lambda: begin(self._withdraw(hand, call), "withdraw")  # noqa: E731
+            timers.append(loop.call_later(hands.PROMPT_S, withdraw))
         try:
             return await call.reply
         finally:
-            quiet.cancel()
-            await tasks.end(*listening)
+            for timer in timers:
+                timer.cancel()
+            await tasks.end(*aside)
+
+    async def _withdraw(self, hand: hands.Hand, call: hands.Call) -> bool:
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):  # the reply says what became of it
+            return await hand.withdraw(call)
+        return False
 
     async def _listen(self, hand: hands.Hand, job: _Job, call: hands.Call) -> None:
         import ray
@@ -177,7 +225,7 @@ class RayExecutor:
         hand.kill()
         await hand.wait_gone()
         if job.forced:
-            how = "forced" if job.number else "not_started"
+            how = "forced" if job.call else "not_started"
             return base.Halted(how, hand.where)
         log.warning("worker.lost", worker=hand.where, code=why.problem.code)
         return why
@@ -192,11 +240,13 @@ class RayExecutor:
             self._bench.turn_away(job.asked)
         if job.hand is None or job.hand.dead:
             return
+        if job.call is not None and await self._withdraw(job.hand, job.call):
+            return
         if force or job.hand.identity is None:
             job.forced = True
             job.hand.kill()
-        elif job.number:
-            await self._ask(job.hand, job.number)
+        elif job.call is not None:
+            await self._ask(job.hand, job.call.number)
 
     async def _ask(self, hand: hands.Hand, number: int) -> None:
         import ray
@@ -215,7 +265,7 @@ class RayExecutor:
         everyone = self._bench.all()
         for hand in everyone:
             hand.kill()
-        await asyncio.gather(*(hand.wait_gone() for hand in everyone))
+        await asyncio.gather(*(hand.wait_gone() for hand in everyone), *self._errands)
 
     async def _refuse(self, needs: pipelines.Resources) -> problems.Problem | None:
         """Say what the cluster could never give, so that nothing waits for it forever."""

@@ -140,10 +140,11 @@ class Worker:
             problem = problems.Problem(code, message, retryable=True)
             return msgspec.msgpack.encode(Reply(Failure(problem)))
 
-    def answer(self, number: int, payload: bytes) -> bytes:
+    def answer(self, order: bytes) -> bytes:
         """Give the reply to an attempt, once there is one; begin it if its order never came."""
-        self._tray.put(lines.Order(number, payload), "")
-        return self._tray.wait_reply(number)
+        asked = lines.read_order(order)
+        self._tray.put(asked, "")
+        return self._tray.wait_reply(asked.number)
 
     def _run(self, payload: bytes, number: int) -> bytes:
         work = msgspec.msgpack.decode(payload, type=effects.Work)
@@ -169,42 +170,78 @@ class Worker:
         """Ask an attempt to stop, now or as soon as it begins."""
         self._board.stop(number)
 
+    def withdraw(self, number: int) -> bool:
+        """Have an attempt not begin; False if it has."""
+        return self._tray.withdraw(number)
+
     def listen(self, number: int, seen: int, patience_s: float) -> bytes:
         """Wait until the attempt has told more than `seen`, has ended, or patience has."""
         return msgspec.msgpack.encode(self._board.wait_news(number, seen, patience_s))
 
 
 class Tray:
-    """The orders that have come, each once, and the last reply; shared by the worker's threads."""
+    """The orders that have come, each once, and their replies; shared by the worker's threads.
+
+    Orders may overtake each other, since one that the bus has lost comes again through Ray. Each
+    tells which replies nobody waits for any more.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._orders: queue.SimpleQueue[tuple[lines.Order, str]] = queue.SimpleQueue()
-        self._last = 0
-        self._reply: tuple[int, bytes] = (0, b"")
+        self._queued: set[int] = set()
+        self._replies: dict[int, bytes | None] = {}
+        """By the number of the attempt; None until it has ended."""
+        self._floor = 0
+        """Attempts with lower numbers are over and forgotten."""
 
     def put(self, order: lines.Order, place: str) -> None:
         """Take an order, and where its reply goes; one that came before is ignored."""
         with self._changed:
-            if order.number > self._last:
-                self._last = order.number
+            self._forget_below(order.floor)
+            if not self._is_known(order.number):
+                self._replies[order.number] = None
+                self._queued.add(order.number)
                 self._orders.put((order, place))
+
+    def withdraw(self, number: int) -> bool:
+        """Have an order not be carried out, even if it is still to come; False if it has begun."""
+        with self._changed:
+            if number not in self._queued and self._is_known(number):
+                return False
+            self._queued.discard(number)
+            self._replies[number] = b""
+            self._changed.notify_all()
+            return True
 
     def wait_order(self) -> tuple[lines.Order, str]:
         """Wait for the next order."""
-        return self._orders.get()
+        while True:
+            order, place = self._orders.get()
+            with self._changed:
+                if order.number in self._queued:
+                    self._queued.remove(order.number)
+                    return order, place
 
     def finish(self, number: int, reply: bytes) -> None:
-        """Keep a reply until the next."""
+        """Keep a reply until nobody waits for it."""
         with self._changed:
-            self._reply = (number, reply)
+            self._replies[number] = reply
             self._changed.notify_all()
 
     def wait_reply(self, number: int) -> bytes:
-        """Wait for the reply to an order; nothing where a later one has been replied to."""
+        """Wait for the reply to an order; nothing where it is no longer kept."""
         with self._changed:
-            self._changed.wait_for(lambda: self._reply[0] >= number)
-            return self._reply[1] if self._reply[0] == number else b""
+            self._changed.wait_for(lambda: self._replies.get(number, b"") is not None)
+            return self._replies.get(number) or b""
+
+    def _is_known(self, number: int) -> bool:
+        return number < self._floor or number in self._replies
+
+    def _forget_below(self, floor: int) -> None:
+        if floor > self._floor:
+            self._floor = floor
+            self._replies = {n: reply for n, reply in self._replies.items() if n >= floor}
 
 
 class Board:
@@ -213,7 +250,7 @@ class Board:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._current = 0
-        self._to_stop = 0
+        self._to_stop: set[int] = set()
         self._count = 0
         self._progress: Told | None = None
         self._notes: collections.deque[Told] = collections.deque()
@@ -228,17 +265,18 @@ class Board:
     def close(self) -> None:
         """End the attempt."""
         with self._changed:
+            self._to_stop.discard(self._current)
             self._current = 0
             self._changed.notify_all()
 
     def stop(self, number: int) -> None:
-        """Mark an attempt as one to stop; numbers only grow."""
+        """Mark an attempt as one to stop."""
         with self._changed:
-            self._to_stop = max(self._to_stop, number)
+            self._to_stop.add(number)
 
     def stopped(self, number: int) -> bool:
         """Say whether an attempt is to stop."""
-        return self._to_stop == number
+        return number in self._to_stop
 
     def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
         """Take a progress; only the latest is kept."""

@@ -33,37 +33,46 @@ def artifacts(tmp_path_factory):
 
 
 @pytest.fixture
-async def on_ray(ray_cluster, artifacts, tmp_path):
-    executor = pool.RayExecutor(
-        ray_cluster,
-        config.Ray(),
-        artifacts.uri,
-        tmp_path,
-        kit.Services(),
-        modules=helpers.MODULES,
-    )
-    yield executor
-    await executor.close()
+async def executor_on(ray_cluster, artifacts, tmp_path):
+    """Make an executor, with a line over the bus or without."""
+    made = []
+
+    def make(line=None):
+        executor = pool.RayExecutor(
+            ray_cluster,
+            config.Ray(),
+            artifacts.uri,
+            tmp_path,
+            kit.Services(),
+            modules=helpers.MODULES,
+            line=line,
+        )
+        made.append(executor)
+        return executor
+
+    yield make
+    for executor in made:
+        await executor.close()
 
 
 @pytest.fixture
-async def on_bus(ray_cluster, artifacts, tmp_path, nats_url):
-    """Give an executor whose orders and replies travel over a bus."""
+async def on_ray(executor_on):
+    return executor_on()
+
+
+@pytest.fixture
+async def line(nats_url):
     client = await connection.connect(nats_url, config.Nats(), "test")
-    line = lines.Lines(client, subjects.Subjects(), lines.Access(nats_url, config.Nats()))
-    await line.open()
-    executor = pool.RayExecutor(
-        ray_cluster,
-        config.Ray(),
-        artifacts.uri,
-        tmp_path,
-        kit.Services(),
-        modules=helpers.MODULES,
-        line=line,
-    )
-    yield executor
-    await executor.close()
+    opened = lines.Lines(client, subjects.Subjects(), lines.Access(nats_url, config.Nats()))
+    await opened.open()
+    yield opened
     await client.close()
+
+
+@pytest.fixture
+async def on_bus(line, executor_on):
+    """Give an executor whose orders and replies travel over a bus."""
+    return executor_on(line)
 
 
 @pytest.fixture
