@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: help setup demo test lint format types imports check docs bench lock clean distclean
+.PHONY: help setup demo test lint format types imports check docs bench chaos fuzz lock clean distclean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,12 @@ docs: $(STAMP) ## Write the generated documents anew
 
 bench: $(STAMP) ## Measure, and print every figure beside its floor
 	@for script in scripts/bench/bench_*.py; do echo "==> bench: $$script"; $(BIN)/python "$$script"; done
+
+chaos: $(STAMP) ## Break everything under load, and judge the journals (about 20 minutes)
+	@$(BIN)/python scripts/chaos.py $(ARGS)
+
+fuzz: $(STAMP) ## Send 100,000 malformed messages to a running agent
+	@$(BIN)/python scripts/fuzz.py $(ARGS)
 
 lock: ## Pin anew, from a fresh environment
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from agent import private
+
 FILE = "agent.json"
 
 
@@ -15,6 +17,7 @@ class Address(msgspec.Struct, frozen=True):
     """Where a running agent can be reached."""
 
     nats_url: str
+    """With the token of a server that the agent started itself."""
     pid: int
     prefix: str = "codeguardian"
     agent_id: str = ""
@@ -30,10 +33,9 @@ def read(folder: pathlib.Path) -> Address | None:
 
 @contextlib.contextmanager
 def noted(folder: pathlib.Path, address: Address) -> Iterator[None]:
-    """Leave the note while the context lasts; a reader sees all of it or nothing."""
-    path, draft = folder / FILE, folder / f"{FILE}.{address.pid}"
-    draft.write_bytes(msgspec.json.encode(address))
-    draft.replace(path)
+    """Leave the note while the context lasts, for this user alone: it lets in."""
+    path = folder / FILE
+    private.write(path, msgspec.json.encode(address))
     try:
         yield
     finally:

@@ -24,6 +24,10 @@ class Catalog:
         self._max_stages = max_stages
         self._max_fan_out = max_fan_out
 
+    def names(self) -> list[str]:
+        """Name the kinds of stages."""
+        return sorted(self._definitions)
+
     def definition(self, name: str) -> kit.Definition:
         """Look a kind of stage up; raises registry.UnknownStage."""
         return registry.get(name)
@@ -35,13 +39,18 @@ class Catalog:
         )
 
     def check(self, pipeline: pipelines.Pipeline) -> list[problems.Problem]:
-        """Find everything that is wrong with a pipeline: its graph and its stages' parameters."""
+        """Find what is wrong with a pipeline: its graph and its stages' parameters.
+
+        All of it is found, but of very much no more than is told.
+        """
         found: list[problems.Problem] = []
         try:
             self.plan(pipeline)
         except plan.InvalidPipeline as invalid:
             found += invalid.problems
         for index, stage in enumerate(pipeline.stages):
+            if len(found) >= problems.MAX_PROBLEMS:
+                break
             found += self._param_problems(index, stage)
         return found
 
@@ -51,30 +60,14 @@ class Catalog:
             return []  # the plan has said so
         given = dict(stage.params)
         path = f"$.pipeline.stages[{index}]"
-        found = _placement_problems(stage, path)
         missing = f"{path}.with.{stage.for_each.into}" if stage.for_each else None
-        for problem in codec.diagnose(given, definition.cls, path=f"{path}.with"):
-            if problem.path != missing:  # comes with each element
-                found.append(problem)
-        return found
+        found = codec.diagnose(given, definition.cls, path=f"{path}.with")
+        return [one for one in found if one.path != missing]  # that comes with each element
 
     def cards(self, prefix: str = "") -> list[commands.StageCard]:
         """Describe the kinds of stages, by name."""
         chosen = (d for name, d in sorted(self._definitions.items()) if name.startswith(prefix))
         return [_card(definition) for definition in chosen]
-
-
-def _placement_problems(stage: pipelines.Stage, path: str) -> list[problems.Problem]:
-    if stage.placement != "swarm":
-        return []
-    return [
-        problems.Problem(
-            code="unavailable",
-            message="this agent does not distribute stages over a swarm",
-            path=f"{path}.placement",
-            hint='leave placement out, or say "ray"',
-        )
-    ]
 
 
 def _shape(definition: kit.Definition) -> plan.Shape:

@@ -62,11 +62,18 @@ class Kept:
     """A child that is started again when it ends by itself."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log_file: pathlib.Path, *, again_after_s: float = 1
+        self,
+        name: str,
+        command: Sequence[str],
+        log_file: pathlib.Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        again_after_s: float = 1,
     ) -> None:
         self._name = name
         self._command = command
         self._log_file = log_file
+        self._env = env
         self._again_after_s = again_after_s
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -79,7 +86,7 @@ class Kept:
 
     async def start(self) -> None:
         """Start it and keep it."""
-        self._process = await start(self._command, self._log_file)
+        self._process = await start(self._command, self._log_file, self._env)
         self._watch = asyncio.create_task(self._keep(self._process), name=f"keep {self._name}")
 
     async def stop(self) -> None:
@@ -94,4 +101,4 @@ class Kept:
             code = await process.wait()
             log.warning("child.ended", child=self._name, code=code, log=str(self._log_file))
             await asyncio.sleep(self._again_after_s)
-            process = self._process = await start(self._command, self._log_file)
+            process = self._process = await start(self._command, self._log_file, self._env)

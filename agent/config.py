@@ -1,41 +1,24 @@
-"""Owns the configuration: one frozen struct, passed down; nothing else reads the environment."""
+"""Owns the configuration: one frozen struct, passed down."""
 
 from __future__ import annotations
 
-import difflib
-import os
 import pathlib
 import re
-import tomllib
-import typing
-from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from agent import rights
+from protocol import permissions, subjects
 from stages import kit
 
-ENV_PREFIX = "MLPM_"
-ENV_FILE = "MLPM_CONFIG"
-NOT_SETTINGS = (ENV_FILE, "MLPM_SECRET_")
-"""Names the configuration file, where no flag does."""
 DEFAULT_FILE = "mlpm.toml"
+OBJECTS = "nats-objects:"
+"""Begins the URI of an artifact store on the bus: `nats-objects://BUCKET`."""
 
 
 class ConfigError(Exception):
     """The configuration cannot be used."""
-
-
-class UnknownKey(ConfigError):
-    """There is no such setting."""
-
-    def __init__(self, key: str, source: str, known: Iterable[str]) -> None:
-        near = difflib.get_close_matches(key, list(known), n=1, cutoff=0.5)
-        self.suggestion = near[0] if near else None
-        hint = f"; did you mean {self.suggestion!r}?" if near else "; `mlpm config` lists them all"
-        super().__init__(f"unknown setting {key!r} from {source}{hint}")
-        self.key = key
-        self.source = source
 
 
 class BadValue(ConfigError):
@@ -48,22 +31,6 @@ class BadValue(ConfigError):
         self.source = source
 
 
-class FileUnreadable(ConfigError):
-    """The configuration file cannot be read."""
-
-    def __init__(self, file: pathlib.Path, reason: str) -> None:
-        super().__init__(f"the configuration file {file} cannot be read: {reason}")
-        self.file = file
-
-
-class MalformedOverride(ConfigError):
-    """A flag is not of the form `key=value`."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(f"--set takes key=value, as nats.url=nats://host:4222; got {text!r}")
-        self.text = text
-
-
 class Nats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The bus. Without a URL the agent starts its own server."""
 
@@ -74,12 +41,30 @@ class Nats(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Path of a file with an nkey seed."""
     tls_ca: str | None = None
     """Path of the certificate authority's certificate."""
+    tls_cert: str | None = None
+    """Path of the certificate that the server is shown, where it wants one."""
+    tls_key: str | None = None
+    """Path of that certificate's key, where it is not in the same file."""
+    worker_credentials: str | None = None
+    """Path of the workers' own credentials file, on every node; the agent's where not given."""
+    worker_nkey_seed: str | None = None
+    """Path of the workers' own nkey seed, on every node; the agent's where not given."""
+    inbox: str = ""
+    """Where replies come to; `_INBOX.agent` for the agent and `_INBOX.operator` for `mlpm` where
+    not given."""
     prefix: str = "codeguardian"
     """First token of every subject."""
     replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 1
     """Of the streams, in a cluster: 3 survive the loss of one server."""
     port: int = 0
     """Of the embedded server; 0 takes a free one."""
+
+    def for_workers(self) -> Nats:
+        """Give what a worker connects with: a key of its own if there is one."""
+        if not self.worker_credentials and not self.worker_nkey_seed:
+            return self
+        own = {"credentials": self.worker_credentials, "nkey_seed": self.worker_nkey_seed}
+        return msgspec.structs.replace(self, **own, inbox=permissions.inbox(permissions.WORKER))
 
 
 class Ray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,12 +76,25 @@ class Ray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int | None = None
     """Warm workers; one per CPU of the cluster where not given."""
     object_store_bytes: int | None = None
+    allow_open: bool = False
+    """Join a cluster that asks for no token: whoever reaches it can run anything there."""
 
 
 class Artifacts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The artifact store: an fsspec URI, or a folder under the data folder."""
+    """The artifact store: where what stages make is kept."""
 
     uri: str = ""
+    """`nats-objects:` is the bus's own store; else an fsspec URI, as `s3://bucket/folder`; a folder
+    under the data folder where not given."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] | None = None
+    """How large the bus's own store gets before it takes no more; the server's limit where not
+    given."""
+
+    def __post_init__(self) -> None:
+        """Refuse a bucket's name: it follows from the prefix, as its permissions do."""
+        if self.uri.startswith(OBJECTS) and self.uri != OBJECTS:
+            source, reason = "the configuration", f"say {OBJECTS!r}: nats.prefix names the bucket"
+            raise BadValue("artifacts.uri", self.uri, source, reason)
 
 
 class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,6 +107,10 @@ class Specialist(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ML-Training-Specialist: our reference one as a child process, or somebody else's."""
 
     embedded: bool = True
+    credentials: str | None = None
+    """Path of the embedded one's own NATS credentials file; the agent's where not given."""
+    nkey_seed: str | None = None
+    """Path of the embedded one's own nkey seed; the agent's where not given."""
     accept_timeout_s: float = 2.0
     heartbeat_s: float = 5.0
     missed_heartbeats: int = 3
@@ -117,12 +119,106 @@ class Specialist(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Runs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many runs this agent holds, and how soon another may take them over."""
 
-    max_active: Annotated[int, msgspec.Meta(ge=1)] = 16
+    max_active: Annotated[int, msgspec.Meta(ge=0)] = 16
+    """0 conducts none: such an agent only does what others assign to it."""
     lease_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
     """The ack wait of a run's ticket: a dead agent's runs move on after this long."""
+    max_losses: Annotated[int, msgspec.Meta(ge=1)] = 10
+    """A run with which so many agents in a row were lost, while nothing of it came to an end, is
+    failed. What an agent gives back as it stops does not count."""
     max_stages: int = 10_000
     max_fan_out: int = 10_000
     max_payload_bytes: int = 1 << 20
+    max_waiting: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """With so many runs in the queue that nobody has taken, requests are answered `overloaded`."""
+
+
+class Allowance(
+    msgspec.Struct,
+    frozen=True,
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+    repr_omit_defaults=True,
+):
+    """What one requester may have; `runs` sets the ceiling of all."""
+
+    max_stages: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of one pipeline."""
+    max_fan_out: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Elements of one stage; checked when the stage is about to begin."""
+    max_payload_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of one request, written as JSON without blanks."""
+    max_artifact_bytes: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Of one output of a stage; a larger one is not stored, and the stage fails."""
+    max_run_s: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    """A run has at most this deadline, whatever it asks for."""
+    max_active: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Runs at once, queued or under way; one that waits for a person does not count."""
+    max_waiting: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Of these, the runs that no agent has taken yet."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What each requester may have. A name counts for as much as its signature: see limits.md."""
+
+    default: Allowance = Allowance()
+    """Of whoever has no limit of their own."""
+    requesters: dict[str, Allowance] = {}
+    """By name, as `[limits.requesters."ada"]`; what is not given there is as in the default. In
+    flags and in the environment it is JSON."""
+
+
+class Prompting(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The Synadia Agent Protocol: how other agents find and prompt this one."""
+
+    enabled: bool = True
+    owner: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{0,64}$(?!\n)")] = ""
+    """In `agents.prompt.mlpm.OWNER.SESSION`; made from the bus's prefix where not given."""
+    session: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$(?!\n)")] = "default"
+    """Agents of one owner and session share their prompts."""
+
+
+class Swarm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What this agent takes from other agents and from the Swarm-Orchestrator."""
+
+    capacity: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """Attempts at a time, its own included, before it takes no more; 0 takes none. The CPUs that
+    the cluster has, now and later, where not given."""
+    capabilities: tuple[str, ...] = ("*",)
+    """Kinds of stages, as patterns, that it takes."""
+    lease_s: Annotated[float, msgspec.Meta(gt=0)] = 10.0
+    """A dead agent's assignments move on after this long."""
+    take_within_s: Annotated[float, msgspec.Meta(gt=0)] = 30.0
+    """A stage that nobody takes within this time fails as unavailable, unless somebody could."""
+    min_free_bytes: int = 256 * 2**20
+    """With less free memory than this nothing more is taken."""
+
+
+class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose signatures count, what takes one, and how long it is kept who asked for what."""
+
+    require_signatures: tuple[rights.Action, ...] = ()
+    """What takes a signature: any of `submit`, `deploy`, `approve`, `cancel`, `resume`, `promote`,
+    `control`."""
+    trusted_keys: tuple[str, ...] = ()
+    """`NAME=PUBLIC-NKEY` of each key that counts; with `:cancel+approve` behind it that alone is
+    what the key may ask for."""
+    signature_window_s: Annotated[float, msgspec.Meta(gt=0)] = 120.0
+    """How far the time of a signature may be from the agent's."""
+    signing_key: str | None = None
+    """Path of the seed or credentials file that `mlpm` signs with."""
+    audit_days: Annotated[float, msgspec.Meta(gt=0)] = 365.0
+    """How long the audit log is kept, unless it grows too large before."""
+    audit_bytes: Annotated[int, msgspec.Meta(ge=1 << 20)] = 256 * 2**20
+    """How large the audit log gets before its oldest records go."""
+
+    def __post_init__(self) -> None:
+        """Refuse keys that are none."""
+        try:
+            rights.read(self.trusted_keys)
+        except rights.BadEntry as error:
+            source = "the configuration"
+            raise BadValue("security.trusted_keys", error.entry, source, str(error)) from error
 
 
 class Logs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -157,6 +253,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tracking: Tracking = Tracking()
     specialist: Specialist = Specialist()
     runs: Runs = Runs()
+    limits: Limits = Limits()
+    prompting: Prompting = Prompting()
+    swarm: Swarm = Swarm()
+    security: Security = Security()
     logs: Logs = Logs()
     access: Access = Access()
     price_per_cpu_hour: float = 0.0
@@ -170,6 +270,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def artifacts_uri(self) -> str:
         """Give the artifact store's URI."""
+        if self.artifacts.uri == OBJECTS:
+            return f"{OBJECTS}//{subjects.Subjects(self.nats.prefix).artifacts_bucket}"
         return self.artifacts.uri or (self.data_path / "artifacts").as_uri()
 
     @property
@@ -179,162 +281,45 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def services(self, nats_url: str) -> kit.Services:
         """Give what stages may reach."""
+        bus = self.nats.for_workers()
+        names = subjects.Subjects(self.nats.prefix)
         return kit.Services(
             tracking_uri=self.tracking_uri,
             nats_url=nats_url,
-            data_roots=tuple(str(pathlib.Path(root).resolve()) for root in self.access.data_roots),
+            data_roots=tuple(str(pathlib.Path(root).resolve()) for root in self._roots()),
+            closed=self._closed(),
             allowed_schemes=self.access.allowed_schemes,
             allowed_hosts=self.access.allowed_hosts,
             secrets=self.access.secrets,
-            nats_credentials=self.nats.credentials,
-            nats_nkey_seed=self.nats.nkey_seed,
-            nats_tls_ca=self.nats.tls_ca,
+            secrets_bucket=names.secrets_bucket,
+            nats_credentials=bus.credentials,
+            nats_nkey_seed=bus.nkey_seed,
+            nats_tls_ca=bus.tls_ca,
+            nats_tls_cert=bus.tls_cert,
+            nats_tls_key=bus.tls_key,
             max_input_bytes=self.access.max_input_bytes,
         )
 
+    def secret_files(self) -> list[pathlib.Path]:
+        """Name the files that let whoever has them in."""
+        bus, own = self.nats, self.specialist
+        named = (bus.credentials, bus.nkey_seed, bus.tls_key, self.security.signing_key)
+        others = (bus.worker_credentials, bus.worker_nkey_seed, own.credentials, own.nkey_seed)
+        return [pathlib.Path(name).resolve() for name in (*named, *others) if name]
 
-class Value(msgspec.Struct, frozen=True):
-    """One effective setting and where it comes from."""
+    def _roots(self) -> tuple[str, ...]:
+        """Give the folders that stages may read; the demo's data is no secret of the agent's."""
+        asked = self.access.data_roots
+        return (*asked, str(self.data_path / "demo")) if asked else ()
 
-    value: Any
-    source: str = "default"
-
-
-class Loaded(msgspec.Struct, frozen=True):
-    """The settings, and the origin of each by its dotted key."""
-
-    settings: Settings
-    values: dict[str, Value]
-
-    def shown(self) -> dict[str, Value]:
-        """Give every value as it may be printed: passwords inside URLs are hidden."""
-        return {k: Value(redact(v.value), v.source) for k, v in self.values.items()}
-
-
-def load(
-    file: pathlib.Path | None = None,
-    env: Mapping[str, str] | None = None,
-    overrides: Iterable[str] = (),
-) -> Settings:
-    """Make the settings from flags over environment over file over defaults.
-
-    `overrides` are `key=value` texts. Raises ConfigError.
-    """
-    return resolve(file, env, overrides).settings
-
-
-def resolve(
-    file: pathlib.Path | None = None,
-    env: Mapping[str, str] | None = None,
-    overrides: Iterable[str] = (),
-) -> Loaded:
-    """Do as `load` does and say where each value comes from."""
-    environment = os.environ if env is None else env
-    known = dict(_leaves(Settings))
-    values = {key: Value(_default(key)) for key in known}
-    for key, raw, source in _layers(file, environment, list(overrides)):
-        if key not in known:
-            raise UnknownKey(key, source, known)
-        values[key] = Value(_convert(key, raw, known[key], source), source)
-    return Loaded(_assemble(values), values)
+    def _closed(self) -> tuple[str, ...]:
+        """Name what no stage may read, though it lie in a folder that may be read."""
+        own = (self.data_path, pathlib.Path(DEFAULT_FILE).resolve(), *self.secret_files())
+        return tuple(map(str, own))
 
 
 def redact(value: Any) -> Any:
     """Hide the user and password inside a URL."""
     if isinstance(value, str):
-        return re.sub(r"(//)[^/@]+@", r"\1***@", value)
+        return re.sub(r"(//)[^/,\s]+@", r"\1***@", value)
     return value
-
-
-def _layers(
-    file: pathlib.Path | None, env: Mapping[str, str], overrides: list[str]
-) -> Iterator[tuple[str, Any, str]]:
-    path = _find(file, env)
-    if path is not None:
-        yield from ((key, raw, str(path)) for key, raw in _flatten(_read(path)))
-    for name in sorted(env):
-        if name.startswith(ENV_PREFIX) and not name.startswith(NOT_SETTINGS):
-            key = name.removeprefix(ENV_PREFIX).lower().replace("__", ".")
-            yield key, env[name], f"environment variable {name}"
-    for text in overrides:
-        key, equals, raw = text.partition("=")
-        if not equals:
-            raise MalformedOverride(text)
-        yield key.strip(), raw, f"flag --set {key}"
-
-
-def _find(file: pathlib.Path | None, env: Mapping[str, str]) -> pathlib.Path | None:
-    if file is not None:
-        return file
-    if env.get(ENV_FILE):
-        return pathlib.Path(env[ENV_FILE])
-    default = pathlib.Path(DEFAULT_FILE)
-    return default if default.is_file() else None
-
-
-def _read(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = _parse_yaml(text) if path.suffix in {".yaml", ".yml"} else tomllib.loads(text)
-    except (OSError, ValueError) as error:
-        raise FileUnreadable(path, str(error)) from error
-    if not isinstance(data, dict):
-        raise FileUnreadable(path, "it is not a mapping of settings")
-    return data
-
-
-def _parse_yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
-
-
-def _flatten(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _leaves(struct: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    hints = typing.get_type_hints(struct, include_extras=True)
-    for name in struct.__struct_fields__:
-        hint = hints[name]
-        if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-            yield from _leaves(hint, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", hint
-
-
-def _default(key: str) -> Any:
-    found: Any = Settings()
-    for part in key.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _convert(key: str, raw: Any, hint: Any, source: str) -> Any:
-    from_text = isinstance(raw, str) and not source.endswith((".toml", ".yaml", ".yml"))
-    value = raw
-    if from_text and typing.get_origin(hint) is tuple:
-        value = [part.strip() for part in raw.split(",") if part.strip()]
-    try:
-        return msgspec.convert(value, hint, strict=not from_text)
-    except msgspec.ValidationError as error:
-        reason = str(error).removesuffix(" - at `$`")
-        raise BadValue(key, redact(raw), source, reason) from error
-
-
-def _assemble(values: Mapping[str, Value]) -> Settings:
-    tree: dict[str, Any] = {}
-    for key, value in values.items():
-        *parents, leaf = key.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value.value
-    return msgspec.convert(tree, Settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from agent import templates
@@ -9,7 +10,7 @@ from agent.artifacts import store
 from agent.bus import endpoints
 from agent.execution import base
 from agent.run import effects
-from protocol import artifacts, commands, pipelines, problems
+from protocol import artifacts, commands, pipelines, problems, subjects
 from stages import values
 
 _RUN = "design"
@@ -21,6 +22,7 @@ class Designer:
     def __init__(self, executor: base.Executor, kept: store.Store) -> None:
         self._executor = executor
         self._store = kept
+        self._numbers = itertools.count(1)
 
     async def design(self, request: commands.PipelineRequest) -> pipelines.Pipeline:
         """Give the pipeline of a request's template; raise endpoints.Refusal with its problems."""
@@ -40,8 +42,10 @@ class Designer:
         inputs: dict[str, artifacts.Output],
         request: commands.PipelineRequest,
     ) -> artifacts.ArtifactRef:
+        run_id = subjects.run_id_for(request.requester, request.request_id)
         work = effects.Work(
-            key=effects.WorkKey(f"{_RUN}-{request.request_id}", stage.id, None, 1),
+            # Several may design the same at a time; the number tells one look from another.
+            key=effects.WorkKey(f"{_RUN}-{run_id}", stage.id, None, next(self._numbers)),
             use=stage.use,
             placement="ray",
             params=stage.params,

@@ -131,7 +131,9 @@ def _data_folder(settings: config.Settings) -> Finding:
 
 
 def _permissions(settings: config.Settings) -> Finding:
-    secrets = [p for p in (settings.nats.credentials, settings.nats.nkey_seed) if p]
+    bus, own = settings.nats, settings.specialist
+    paths = (bus.credentials, bus.nkey_seed, bus.tls_key, own.credentials, own.nkey_seed)
+    secrets = [p for p in (*paths, bus.worker_credentials, bus.worker_nkey_seed) if p]
     for name in secrets:
         path = pathlib.Path(name)
         if not path.is_file():
@@ -196,6 +198,8 @@ def _artifact_store(settings: config.Settings) -> Finding:
     import fsspec
 
     base = settings.artifacts_uri
+    if base.startswith(config.OBJECTS):
+        return Finding("artifact store", "ok", f"on the bus: {base}")
     probe = f"{base.rstrip('/')}/.doctor-{os.getpid()}"
     filesystem, path = fsspec.core.url_to_fs(probe)
     filesystem.makedirs(filesystem._parent(path), exist_ok=True)  # noqa: SLF001 - fsspec's own name for it

@@ -11,10 +11,10 @@ import msgspec
 import structlog
 from nats.aio.client import Client
 
-from agent import children, config
+from agent import children, config, layers, tasks
 from agent.bus import connection, server, streams
-from agent.execution import cluster
-from protocol import subjects
+from agent.execution import cluster, vigil
+from protocol import permissions, subjects
 
 log = structlog.get_logger()
 
@@ -28,6 +28,7 @@ class Ground(msgspec.Struct, frozen=True):
     nc: Client
     nats_url: str
     cluster: cluster.Cluster
+    vigil: vigil.Vigil
 
 
 async def stand(
@@ -39,10 +40,17 @@ async def stand(
         nc, url = await _bus(settings, agent_id, stack)
     finally:
         cores = await ray
-        stack.callback(cluster.close, cores)
+        watch = vigil.Vigil(cores.address)
+        stack.callback(_leave, cores, watch)
     if settings.specialist.embedded:
         await _specialist(settings, url, cores, stack)
-    return Ground(nc, url, cores)
+    return Ground(nc, url, cores, watch)
+
+
+def _leave(cores: cluster.Cluster, watch: vigil.Vigil) -> None:
+    watch.end()
+    if not watch.lost:  # taking leave of a head that is gone takes a minute
+        cluster.close(cores)
 
 
 async def _bus(
@@ -52,10 +60,15 @@ async def _bus(
     if not url:
         embedded = server.EmbeddedServer(settings.data_path / "nats", settings.nats.port)
         url = (await stack.enter_async_context(embedded)).url
+        keeping = asyncio.create_task(embedded.keep(), name="keep the bus")
+        stack.push_async_callback(tasks.end, keeping)
     nc = await connection.connect(url, settings.nats, agent_id)
-    stack.push_async_callback(nc.close)
+    stack.push_async_callback(_close, nc)
     names = subjects.Subjects(settings.nats.prefix)
-    await streams.ensure(nc.jetstream(), names, settings.nats.replicas)
+    js, replicas = nc.jetstream(), settings.nats.replicas
+    await streams.ensure(js, names, replicas, settings.security)
+    if settings.artifacts.uri == config.OBJECTS:
+        await streams.keep(js, streams.bucket(names, replicas, settings.artifacts.max_bytes))
     if settings.nats.url and settings.nats.replicas < ENOUGH_REPLICAS:
         log.warning(
             "bus.durability_unknown",
@@ -66,16 +79,36 @@ async def _bus(
     return nc, url
 
 
+async def _close(nc: Client) -> None:
+    with contextlib.suppress(RuntimeError, OSError):  # of a transport that has just broken
+        await nc.close()
+
+
 async def _specialist(
     settings: config.Settings,
     nats_url: str,
     cores: cluster.Cluster,
     stack: contextlib.AsyncExitStack,
 ) -> None:
-    command = [sys.executable, "-m", "agent.specialist", "--nats-url", nats_url]
-    command += ["--ray-address", cores.address, "--prefix", settings.nats.prefix]
+    command = [sys.executable, "-m", "agent.specialist", "--ray-address", cores.address]
     command += ["--data-dir", str(settings.data_path / "specialist")]
     command += ["--parent", str(os.getpid())]
-    kept = children.Kept("specialist", command, settings.data_path / "specialist.log")
+    log_file = settings.data_path / "specialist.log"
+    kept = children.Kept("specialist", command, log_file, env=_told(settings, nats_url))
     await kept.start()
     stack.push_async_callback(kept.stop)
+
+
+def _told(settings: config.Settings, nats_url: str) -> dict[str, str]:
+    """Tell a child about the bus in its environment: everybody sees the flags of a process."""
+    own = settings.specialist
+    inbox = connection.who(settings.nats, permissions.AGENT).inbox
+    bus = msgspec.structs.replace(settings.nats, url=nats_url, inbox=inbox)
+    if own.credentials or own.nkey_seed:
+        keys = {"credentials": own.credentials, "nkey_seed": own.nkey_seed}
+        bus = msgspec.structs.replace(bus, **keys, inbox="")
+    said = {
+        f"{layers.ENV_PREFIX}NATS__{name.upper()}": "" if value is None else str(value)
+        for name, value in msgspec.structs.asdict(bus).items()
+    }
+    return {**os.environ, **said}

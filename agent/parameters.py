@@ -12,6 +12,8 @@ from typing import Any
 
 import msgspec
 
+from agent import syntax
+
 
 class Parameter(msgspec.Struct, frozen=True):
     """One parameter in words."""
@@ -56,7 +58,7 @@ def field_docs(struct: type) -> dict[str, str]:
 
 def _own_docs(cls: type) -> dict[str, str]:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+        tree = syntax.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     except (OSError, TypeError, SyntaxError):
         return {}  # made without a source file
     body = tree.body if isinstance(tree, ast.ClassDef) else []

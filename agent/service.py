@@ -12,28 +12,44 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-import msgspec
 import structlog
 
-from agent import address, catalog, config, designer, ground, tasks, version
-from agent.artifacts import cache, store
+from agent import (
+    address,
+    catalog,
+    config,
+    designer,
+    doors,
+    ground,
+    limits,
+    private,
+    tasks,
+    version,
+    workplaces,
+)
+from agent.artifacts import cache, objects, store
 from agent.bus import (
     announce,
+    auditing,
     connection,
     deadletter,
     endpoints,
     intake,
     journal,
     nudges,
+    senders,
     tickets,
 )
-from agent.conductor import admission, desk, host, index, janitor
-from agent.execution import base, cached, identity, in_agent, lines, pool, priced
+from agent.conductor import admission, backlog, desk, host, index, janitor
+from agent.execution import identity, lines, vigil
+from agent.prompting import convention, guide
+from agent.prompting import door as prompts
 from agent.run import effects
+from agent.swarm import member
 from agent.telemetry import logs
 from agent.training import delegation
-from protocol import commands, subjects, swarm
-from stages import kit, registry
+from protocol import subjects, swarm
+from stages import registry
 
 log = structlog.get_logger()
 
@@ -46,8 +62,6 @@ DRAIN_S = 20.0
 
 HEADERS_BYTES = 4096
 """Of a message on the bus, beside its body."""
-
-Executors = dict[effects.Placement, base.Executor]
 
 
 class CutOff(Exception):
@@ -66,7 +80,7 @@ async def serve(
 ) -> None:
     """Run an agent until SIGTERM or SIGINT; `modules` name further modules with stages.
 
-    Raises CutOff if the bus ends the connection for good.
+    Raises CutOff if the bus ends the connection for good, ClusterLost if Ray's head is gone.
     """
     logs.configure(settings.logs)
     stop = asyncio.Event()
@@ -75,9 +89,9 @@ async def serve(
         _stop_on_signals(stop)  # Ray's own handler, set since, would abort us 3 s after a signal
         if ready is not None:
             ready(agent.address)
-        await _first_of(stop, agent.cut_off)
-        if not stop.is_set():
-            raise CutOff(agent.nats_url)
+        await _first_of(stop, agent.failed)
+        if agent.failure is not None:
+            raise agent.failure
         log.info("agent.stopping", agent=agent.address.agent_id)
 
 
@@ -97,14 +111,14 @@ async def running(
     settings: config.Settings, *, modules: tuple[str, ...] = ()
 ) -> AsyncIterator[Agent]:
     """Run an agent while the context lasts."""
-    settings.data_path.mkdir(parents=True, exist_ok=True)
+    private.folder(settings.data_path)
     async with contextlib.AsyncExitStack() as stack:
         agent = Agent(settings, stack, modules)
         await agent.start()
         stack.enter_context(address.noted(settings.data_path, agent.address))
         for name, reason in registry.broken().items():
             log.warning("stages.not_loaded", plugin=name, reason=reason)
-        log.info("agent.ready", agent=agent.agent_id, nats=agent.nats_url)
+        log.info("agent.ready", agent=agent.agent_id, nats=config.redact(agent.nats_url))
         yield agent
 
 
@@ -123,8 +137,9 @@ class Agent:
             modules=modules,
         )
         self.nats_url = settings.nats.url
-        self.cut_off = asyncio.Event()
-        """Set when the bus is gone for good: the agent can do nothing more."""
+        self.failed = asyncio.Event()
+        self.failure: CutOff | vigil.ClusterLost | None = None
+        """What it stood on and is gone for good: the agent can do nothing more."""
         self._modules = modules
         self._errands: set[asyncio.Task[None]] = set()
         self._stack = stack
@@ -137,10 +152,13 @@ class Agent:
     async def start(self) -> None:
         """Start everything; return once requests are taken."""
         found = await ground.stand(self.settings, self.agent_id, self._stack)
+        self._ground = found
         self._nc, self.nats_url, self._cluster = found.nc, found.nats_url, found.cluster
         self.store = store.Store(
-            self.settings.artifacts_uri, self.settings.data_path / "artifact-copies"
-        )
+            self.settings.artifacts_uri,
+            self.settings.data_path / "artifact-copies",
+            objects.access(self.nats_url, self.settings.nats),
+        ).make()
         self.cache = cache.Cache(self.store)
         self._announcer = announce.Announcer(self._nc, self.names)
         self._journal = journal.Journal(self._nc, self.names)
@@ -148,46 +166,47 @@ class Agent:
         self._max_commit_bytes = self._nc.max_payload - HEADERS_BYTES
         self._tickets = tickets.Tickets(self._nc, self.names, self.settings.runs.lease_s)
         await self._tickets.open()
-        access = lines.Access(self.nats_url, self.settings.nats)
+        access = lines.Access(self.nats_url, self.settings.nats.for_workers())
         self._lines = lines.Lines(self._nc, self.names, access)
         await self._lines.open()
-        self.executors = self._make_executors()
+        self.swarm = member.Member(
+            self.agent_id,
+            self._nc,
+            self.names,
+            self.settings.swarm,
+            stages=self.stages,
+            cores=self._cluster,
+            warn=self._warn,
+            clock=now,
+        )
+        self._places = self._furnish()
+        made = self._places.own
+        self._taker = self.swarm.taker(made, self.store, self._journal, self._max_commit_bytes)
+        self.executors = self._places.all(self.swarm.stance)
         self.host = self._make_host()
-        self.index = index.Index()
+        self.swarm.count_runs = lambda: self.host.load
+        self.swarm.gauge.follow(lambda cpus: self.host.widen(_window(cpus)))
+        self.index = index.Index(backlog.Backlog(self.agent_id))
         await self._start_loops()
         await self._open_doors()
 
-    def _make_executors(self) -> Executors:
-        services = self.settings.services(self.nats_url)
-        local = self.settings.data_path / "artifact-copies"
-        on_ray = pool.RayExecutor(
-            self._cluster,
-            self.settings.ray,
-            self.settings.artifacts_uri,
-            local,
-            services,
-            modules=self._modules,
+    def _furnish(self) -> workplaces.Workplaces:
+        places = workplaces.Workplaces(
+            self.settings,
+            found=self._ground,
+            names=self.names,
+            artifacts=self.store,
+            steps=self.cache,
+            journals=self._journal,
             line=self._lines,
-        )
-        here = in_agent.InAgentExecutor(self.store, services)
-        self._training = delegation.SpecialistExecutor(
-            self._nc,
-            self.names,
-            self.store,
-            self.settings.specialist,
-            artifacts_uri=self.settings.artifacts_uri,
-            tracking_uri=self.settings.tracking_uri,
+            far=self.swarm.executor,
             warn=self._warn,
+            modules=self._modules,
         )
-        inner: Executors = {"ray": on_ray, "agent": here, "training": self._training}
-        for executor in inner.values():
+        for executor in places.executors():
             self._stack.push_async_callback(executor.close)
-        return {place: self._caching(executor, services) for place, executor in inner.items()}
-
-    def _caching(self, inner: base.Executor, services: kit.Services) -> base.Executor:
-        caching = cached.CachedExecutor(inner, self.cache, self.store, services)
-        price = self.settings.price_per_cpu_hour
-        return priced.PricedExecutor(caching, price) if price else caching
+        self.swarm.gauge.follow(places.on_ray.resize)
+        return places
 
     def _make_host(self) -> host.Host:
         return host.Host(
@@ -198,28 +217,48 @@ class Agent:
             nudge=self._nudges,
             executors=self.executors,
             announcer=self._announcer,
-            recall=self._training.recall,
+            recall=self._places.recall,
             clock=now,
             max_active=self.settings.runs.max_active,
-            window=max(LEAST_WINDOW, PER_CPU * self._cluster.cpus),
+            max_losses=self.settings.runs.max_losses,
+            window=_window(self._cluster.cpus),
             max_commit_bytes=self._max_commit_bytes,
         )
 
     async def _start_loops(self) -> None:
+        self._stack.push_async_callback(self.swarm.leave)
         self._stack.push_async_callback(self._drain)
+        self._stack.push_async_callback(self._taker.close)
         sweeping = janitor.Janitor(self.index, self._tickets, self.host, now, every_s=SWEEP_S)
         for name, loop in (
             ("index", self.index.follow(self._journal)),
-            ("host", self.host.serve()),
+            ("backlog", self.index.waiting.serve(self._tickets)),
+            ("host", self.swarm.stance.while_ready(self.host.serve)),
+            ("swarm", self.swarm.live()),
+            ("offers", self.swarm.listen()),
+            ("taker", self._taker.serve()),
             ("janitor", sweeping.serve()),
             ("bus", self._watch_bus()),
+            ("cluster", self._watch_cluster()),
         ):
             self._keep(name, loop)
 
     async def _watch_bus(self) -> None:
         await connection.wait_closed(self._nc)
-        log.critical("bus.closed", hint="the agent can do nothing more: start it anew")
-        self.cut_off.set()
+        self._fail(CutOff(self.nats_url))
+
+    async def _watch_cluster(self) -> None:
+        await self._ground.vigil.wait_lost()
+        self._fail(vigil.ClusterLost(self._ground.vigil.address))
+
+    def _fail(self, failure: CutOff | vigil.ClusterLost) -> None:
+        log.critical("agent.failed", reason=str(failure), hint="start it anew: it goes on")
+        self.failure = self.failure or failure
+        self.failed.set()
+
+    async def _count_waiting(self) -> int:
+        """Count the runs that nobody has taken, in the queue or behind those of their requester."""
+        return await self._tickets.waiting() + self.index.waiting.behind
 
     async def _drain(self) -> None:
         await self._tickets.close()
@@ -242,6 +281,10 @@ class Agent:
 
     async def _open_doors(self) -> None:
         design = designer.Designer(self.executors["ray"], self.store)
+        known = senders.Senders(self._nc, self.names, self.settings.security, now)
+        audit = auditing.AuditLog(self.agent_id, self._nc, self.names, known, now)
+        self._stack.push_async_callback(audit.close)
+        self._keep("audit", audit.serve())
         accepting = admission.Admission(
             self.agent_id,
             self.stages,
@@ -249,6 +292,9 @@ class Agent:
             self._tickets,
             announcer=self._announcer,
             design=design.design,
+            known=known,
+            waiting=self.index.waiting,
+            allowed=limits.Limits(self.settings.limits, self.index),
             clock=now,
             max_commit_bytes=self._max_commit_bytes,
         )
@@ -264,16 +310,49 @@ class Agent:
             accepting=accepting,
             steps=self.cache,
             identities=identity.Identities(self.store, self.settings.services(self.nats_url)),
+            audit=audit,
+            known=known,
             clock=now,
             max_reply_bytes=self._max_commit_bytes,
         )
         limit = self.settings.runs.max_payload_bytes
-        door = endpoints.Door(self._nc, version.package_version(), max_bytes=limit)
-        await door.open(_endpoints(self.names, at_desk))
+        door = endpoints.Door(
+            self._nc, version.package_version(), max_bytes=limit, receive=audit.received
+        )
+        porter = member.Porter(
+            at_desk.submit,
+            self.swarm.stance,
+            self._count_waiting,
+            self.settings.runs.max_waiting,
+        )
+        submit = audit.watching("submit", porter.submit)
+        served = doors.doors(self.names, at_desk, submit)
+        await door.open([*served, audit.watched_endpoint(self.swarm.endpoint())])
         self._stack.push_async_callback(door.close)
         dead = deadletter.DeadLetters(self._nc, self.names)
-        taking = intake.Intake(self._nc, self.names, at_desk.submit, dead, max_bytes=limit)
-        self._keep("intake", taking.serve())
+        accept = audit.watching("queue", at_desk.submit)
+        taking = intake.Intake(
+            self._nc, self.names, accept, dead, max_bytes=limit, receive=audit.received
+        )
+        self._keep("intake", self.swarm.stance.while_ready(taking.serve))
+        if self.settings.prompting.enabled:
+            speaker = guide.Guide(self._nc, self.names, at_desk, submit)
+            await self._open_to_agents(speaker, audit)
+
+    async def _open_to_agents(self, speaker: guide.Guide, audit: auditing.AuditLog) -> None:
+        chosen = self.settings.prompting
+        owner = chosen.owner or convention.owner_of(self.names.prefix)
+        self.prompts = prompts.Door(
+            self._nc,
+            convention.Place(owner, chosen.session),
+            speaker.answer,
+            identify=audit.prompted,
+            version=version.package_version(),
+            clock=now,
+            max_bytes=self.settings.runs.max_payload_bytes,
+        )
+        await self.prompts.open()
+        self._stack.push_async_callback(self.prompts.close)
 
     def _warn(self, severity: delegation.Severity, message: str, work: effects.Work) -> None:
         alert = swarm.Alert(
@@ -293,36 +372,8 @@ class Agent:
             log.warning("alert.failed", error=str(errand.exception()))
 
 
-def _endpoints(names: subjects.Subjects, at: desk.Desk) -> list[endpoints.Endpoint]:
-    table: list[tuple[str, str, type[msgspec.Struct], type[msgspec.Struct], Any]] = [
-        (
-            "request",
-            names.pipeline_request,
-            commands.PipelineRequest,
-            commands.RunAccepted,
-            at.submit,
-        ),
-        (
-            "validate",
-            names.pipeline("validate"),
-            commands.PipelineRequest,
-            commands.ValidationReport,
-            at.validate,
-        ),
-        ("status", names.pipeline("status"), commands.RunQuery, commands.RunStatus, at.status),
-        ("list", names.pipeline("list"), commands.RunListQuery, commands.RunList, at.runs),
-        ("cancel", names.pipeline("cancel"), commands.Cancel, commands.RunStatus, at.cancel),
-        ("resume", names.pipeline("resume"), commands.Resume, commands.RunStatus, at.resume),
-        ("approve", names.pipeline("approve"), commands.Approve, commands.RunStatus, at.approve),
-        (
-            "catalog",
-            names.stage_catalog,
-            commands.CatalogQuery,
-            commands.StageCatalog,
-            at.catalog,
-        ),
-    ]
-    return [endpoints.Endpoint(*row) for row in table]
+def _window(cpus: int) -> int:
+    return max(LEAST_WINDOW, PER_CPU * cpus)
 
 
 def now() -> dt.datetime:

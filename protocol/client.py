@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, TypeVar
 
 import msgspec
-import nats
 import nats.errors
 from nats.aio.client import Client as Nats
 
-from protocol import codec, commands, events, following, pipelines, problems, subjects
+from protocol import (
+    codec,
+    commands,
+    credentials,
+    events,
+    following,
+    pipelines,
+    problems,
+    roster,
+    signing,
+    subjects,
+    swarm,
+    trail_reader,
+)
 
 T = TypeVar("T")
 
@@ -43,6 +56,15 @@ class AgentUnavailable(ClientError):
         super().__init__(problems.Problem("unavailable", message, retryable=True))
 
 
+class NotAuthorized(ClientError):
+    """The bus does not let this user ask that."""
+
+    def __init__(self, subject: str) -> None:
+        hint = "`mlpm permissions` shows which role may"
+        message = f"the bus does not let this user publish to {subject}"
+        super().__init__(problems.Problem("not_authorized", message, hint=hint))
+
+
 class NoAnswer(ClientError):
     """An agent is on the bus but did not answer in time; the request may have been taken."""
 
@@ -58,13 +80,19 @@ async def connect(
     *,
     prefix: str = subjects.DEFAULT_PREFIX,
     timeout_s: float = 5.0,
+    who: credentials.Credentials = credentials.NOBODY,
+    signing_key: signing.Key | None = None,
     **options: Any,
 ) -> AsyncIterator[Client]:
-    """Connect while the context lasts; `options` (credentials, nkey, TLS) go to `nats.connect`."""
+    """Connect while the context lasts; further `options` go to `nats.connect`.
+
+    With a `signing_key` (signing.read_key) each request is signed. Raises
+    credentials.CredentialsError where the key or certificate is of no use.
+    """
     defaults = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.1, "allow_reconnect": True}
-    connection = await nats.connect(url, **{**defaults, **options})
+    connection = await credentials.connect(url, who, **{**defaults, **options})
     try:
-        yield Client(connection, prefix=prefix, timeout_s=timeout_s)
+        yield Client(connection, prefix=prefix, timeout_s=timeout_s, signing_key=signing_key)
     finally:
         await connection.close()
 
@@ -73,11 +101,22 @@ class Client:
     """Talks to the agent over a connection that is open."""
 
     def __init__(
-        self, connection: Nats, *, prefix: str = subjects.DEFAULT_PREFIX, timeout_s: float = 5.0
+        self,
+        connection: Nats,
+        *,
+        prefix: str = subjects.DEFAULT_PREFIX,
+        timeout_s: float = 5.0,
+        signing_key: signing.Key | None = None,
     ) -> None:
         self.names = subjects.Subjects(prefix)
         self._nats = connection
         self._timeout_s = timeout_s
+        self._signing_key = signing_key
+
+    @property
+    def connection(self) -> Nats:
+        """Give the connection, for what is no request to an agent."""
+        return self._nats
 
     async def submit(
         self,
@@ -110,9 +149,12 @@ class Client:
     async def enqueue(self, request: commands.PipelineRequest) -> str:
         """Leave a request in the queue, agent or not, and give the id that its run will have."""
         stream = self._nats.jetstream(timeout=self._timeout_s)
-        headers = {"Nats-Msg-Id": request.request_id, subjects.CONTENT_TYPE: codec.JSON}
-        await stream.publish(self.names.pipeline_queue, codec.encode(request), headers=headers)
-        return subjects.run_id_for(request.requester, request.request_id)
+        subject, data = self.names.pipeline_queue, codec.encode(request)
+        run_id = subjects.run_id_for(request.requester, request.request_id)
+        # Not the request_id: another requester may have the same.
+        headers = {"Nats-Msg-Id": run_id, **self._headers(subject, data)}
+        await stream.publish(subject, data, headers=headers)
+        return run_id
 
     async def validate(self, request: commands.PipelineRequest) -> commands.ValidationReport:
         """Ask for all the problems of a request, and what the cache would give."""
@@ -132,6 +174,20 @@ class Client:
         """Ask for runs, newest first."""
         asked = query or commands.RunListQuery()
         return await self._ask(self.names.pipeline("list"), asked, commands.RunList)
+
+    async def agents(self) -> Sequence[swarm.AgentCard]:
+        """Read which agents are there, and what each can take on."""
+        return await roster.read(self._nats, self.names, dt.datetime.now(dt.UTC))
+
+    async def control(
+        self,
+        agent: str,
+        action: Literal["drain", "undrain", "set_capacity"],
+        capacity: int | None = None,
+    ) -> swarm.AgentCard:
+        """Have one agent drain, take work again or change its capacity, and give its card."""
+        command = swarm.AgentControl(action=action, capacity=capacity)
+        return await self._ask(self.names.control(agent), command, swarm.AgentCard)
 
     async def cancel(
         self, run_id: str, *, by: str = "client", reason: str = "", grace_s: float = 5.0
@@ -198,6 +254,14 @@ class Client:
         """Read a run's commits as they are stored, up to now."""
         return following.stored(self._nats, self.names, self.names.run_journal(run_id))
 
+    def audits(
+        self, *, action: str = "*", newest: int = 0, follow: bool = False
+    ) -> AsyncIterator[trail_reader.Stored]:
+        """Read the audit log; raise nats.js.errors.NotFoundError where there is none."""
+        return trail_reader.read(
+            self._nats, self.names, action=action, newest=newest, follow=follow
+        )
+
     async def progress(self, run_id: str) -> AsyncIterator[events.Progress]:
         """Read how far a run's stages are, as it is told; without end."""
         subscription = await self._nats.subscribe(self.names.run_progress(run_id))
@@ -207,6 +271,10 @@ class Client:
                     yield codec.decode(message.data, events.Progress)
         finally:
             await subscription.unsubscribe()
+
+    def _headers(self, subject: str, data: bytes) -> dict[str, str]:
+        signed = self._signing_key.headers(subject, data) if self._signing_key else {}
+        return {subjects.CONTENT_TYPE: codec.JSON, **signed}
 
     def _patience(self, request: commands.PipelineRequest) -> float:
         least = DESIGN_TIMEOUT_S if request.template is not None else 0.0
@@ -220,12 +288,15 @@ class Client:
         *,
         timeout_s: float | None = None,
     ) -> T:
-        headers = {subjects.CONTENT_TYPE: codec.JSON}
+        data = codec.encode(command)
+        headers = self._headers(subject, data)
         patience = timeout_s or self._timeout_s
         try:
-            reply = await self._nats.request(
-                subject, codec.encode(command), timeout=patience, headers=headers
+            reply = await credentials.ask(
+                self._nats, subject, data, timeout=patience, headers=headers
             )
+        except credentials.NotPermitted as error:
+            raise NotAuthorized(subject) from error
         except nats.errors.NoRespondersError as error:
             raise AgentUnavailable(subject) from error
         except nats.errors.MaxPayloadError as error:

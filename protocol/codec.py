@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +18,8 @@ MSGPACK = "application/msgpack"
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 """How deep a command may nest."""
+_LEAST, _MOST = -(2**63), 2**64 - 1
+_MANY_DIGITS = re.compile(rb"[0-9]{19}")
 
 diagnose = diagnosis.diagnose
 
@@ -72,6 +75,14 @@ class NotFinite(ProtocolError):
         super().__init__([problems.Problem("invalid_field", message, path="$")])
 
 
+class NotPlain(ProtocolError):
+    """A value stands in a command that could not be passed on, as it is, in every encoding."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        message = f"a {kind} holds {what}, which not every encoding can carry"
+        super().__init__([problems.Problem("invalid_field", message, path="$")])
+
+
 def encode(message: msgspec.Struct, content_type: str | None = None) -> bytes:
     """Write a message. Raises NotFinite, so that nothing unreadable is ever stored."""
     if _normal(content_type) == MSGPACK:
@@ -106,8 +117,10 @@ def decode(data: bytes, kind: type[T], content_type: str | None = None, max_byte
 
 
 def _check_command(message: wire.Command, data: bytes, chosen: str) -> None:
-    # Few brackets cannot nest deeply; MessagePack has none to count and can carry NaN.
-    if chosen == MSGPACK or data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    # Few brackets cannot nest deeply, nor few digits be too large a number; MessagePack has none
+    # to count, and can carry what JSON cannot.
+    deep = chosen == MSGPACK or data.count(b"[") + data.count(b"{") > MAX_DEPTH
+    if deep or _MANY_DIGITS.search(data):
         _check_values(message, chosen)
     if isinstance(message, commands.PipelineRequest) and (found := exactly_one(message)):
         raise Invalid(found)
@@ -150,7 +163,19 @@ def _check_values(message: Any, chosen: str) -> None:
             raise Unreadable(chosen, f"it is nested deeper than {MAX_DEPTH}")
         if isinstance(value, float) and not math.isfinite(value):
             raise NotFinite(type(message).__name__)
+        if what := _not_plain(value):
+            raise NotPlain(type(message).__name__, what)
         stack += [(child, depth + 1) for child in _children(value)]
+
+
+def _not_plain(value: Any) -> str | None:
+    if isinstance(value, int) and not _LEAST <= value <= _MOST:
+        return "a whole number of more than 64 bits"
+    if isinstance(value, msgspec.msgpack.Ext):
+        return "an extension value"
+    if isinstance(value, dict) and not all(isinstance(key, str) for key in value):
+        return "a map with other keys than texts"
+    return None
 
 
 def _children(value: Any) -> list[Any]:

@@ -114,7 +114,7 @@ class RunListQuery(wire.Command, frozen=True):
     pipeline: str | None = None
     requester: str | None = None
     limit: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 50
-    before: dt.datetime | None = None
+    before: wire.Time | None = None
 
 
 class RunSummary(wire.Fact, frozen=True):

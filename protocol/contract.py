@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from protocol import commands, events, problems, subjects, swarm, training
+from protocol import audit, commands, events, problems, subjects, swarm, trail, training
 
 VERSION = "1.0.0"
 """The contract's own version: the second number grows with additions, the first never should."""
@@ -68,10 +68,18 @@ CONTENT_TYPE = Header(
     subjects.CONTENT_TYPE, "`application/json` (the default) or `application/msgpack`"
 )
 TRACE = Header("traceparent", "W3C trace context; carried to the events of the run")
-MESSAGE_ID = Header("Nats-Msg-Id", "the request_id: the stream drops a repetition", required=True)
+SENDER = Header(
+    subjects.SENDER, "a signature of the message, where one is demanded: docs/signing.md"
+)
+MESSAGE_ID = Header(
+    "Nats-Msg-Id",
+    "tells the request from all others, best the id of its run: the stream drops a repetition",
+    required=True,
+)
 ERRORS = (
     Header("Nats-Service-Error-Code", "a number as in HTTP: 400, 404, 409, …", required=True),
     Header("Nats-Service-Error", "the problem's message, on one line", required=True),
+    Header(subjects.RETRY_AFTER, "seconds to wait before it is asked again; where `overloaded`"),
 )
 CLOUDEVENT = (
     Header("ce-specversion", "CloudEvents version", required=True, value="1.0"),
@@ -88,9 +96,10 @@ PARAMETERS = {
     "type": "the last token of the event's type, as `succeeded`",
     "stage": "the id of a stage",
     "capability": "the kind of stage; its dots stay dots: `features.scale` is two tokens",
-    "assignment_id": "the assignment that is answered",
+    "assignment_id": "the id of an assignment",
     "agent": "the id of an agent",
     "severity": "how urgent it is",
+    "action": "what was asked for",
 }
 SEVERITIES = ("info", "warning", "critical")
 
@@ -118,7 +127,7 @@ def _pipelines(names: subjects.Subjects) -> list[Channel]:
         receiver=_AGENT,
         bodies=(request,),
         stream=Stream(names.intake_stream, "workqueue"),
-        headers=(MESSAGE_ID, TRACE),
+        headers=(MESSAGE_ID, TRACE, SENDER),
     )
     return [
         _asked("pipeline.request", names.pipeline_request, request, commands.RunAccepted),
@@ -155,7 +164,7 @@ def _asked(name: str, address: str, takes: Body, gives: Body, *, served: bool = 
         bodies=(takes,),
         replies=(gives,),
         queue=subjects.SERVICE,
-        headers=(TRACE,),
+        headers=(TRACE, SENDER),
         served=served,
     )
 
@@ -229,7 +238,10 @@ def _trainings(names: subjects.Subjects) -> list[Channel]:
 
 
 def _swarm(names: subjects.Subjects) -> list[Channel]:
-    agent = _slot("agent")
+    return [*_assignments(names), *_agents(names)]
+
+
+def _assignments(names: subjects.Subjects) -> list[Channel]:
     return [
         Channel(
             name="swarm.work",
@@ -240,7 +252,10 @@ def _swarm(names: subjects.Subjects) -> list[Channel]:
             bodies=(swarm.StageAssignment,),
             actions=("receive", "send"),
             stream=Stream(names.work_stream, "workqueue"),
-            served=False,
+            headers=(
+                Header("Nats-Msg-Id", "the assignment_id: a repetition is dropped", required=True),
+                TRACE,
+            ),
         ),
         Channel(
             name="swarm.report",
@@ -251,8 +266,40 @@ def _swarm(names: subjects.Subjects) -> list[Channel]:
             bodies=(swarm.StageReport,),
             actions=("send", "receive"),
             stream=Stream(names.reports_stream, "limits"),
-            served=False,
+            headers=(
+                Header(
+                    "Nats-Expected-Last-Subject-Sequence",
+                    "`0`: only the first report of an assignment is kept",
+                    required=True,
+                    value="0",
+                ),
+            ),
         ),
+        Channel(
+            name="swarm.progress",
+            address=_template(names, names.assignment_progress(_slot("assignment_id"))),
+            about="A sign of life of whoever has taken an assignment; not stored.",
+            sender=_AGENT,
+            receiver=f"{_SWARM}, {_AGENT}",
+            bodies=(swarm.AssignmentProgress,),
+            actions=("send", "receive"),
+        ),
+        Channel(
+            name="swarm.cancel",
+            address=_template(names, names.assignment_cancel(_slot("assignment_id"))),
+            about="Stop an assignment; answered when nothing of it runs any more.",
+            sender=f"{_SWARM}, {_AGENT}",
+            receiver=_AGENT,
+            bodies=(swarm.AssignmentCancel,),
+            replies=(swarm.AssignmentStatus,),
+            actions=("receive", "send"),
+        ),
+    ]
+
+
+def _agents(names: subjects.Subjects) -> list[Channel]:
+    agent = _slot("agent")
+    return [
         Channel(
             name="swarm.presence",
             address=_template(names, names.presence(agent)),
@@ -261,17 +308,25 @@ def _swarm(names: subjects.Subjects) -> list[Channel]:
             receiver=_SWARM,
             bodies=(swarm.AgentCard,),
             actions=("send",),
-            served=False,
+        ),
+        Channel(
+            name="swarm.audit",
+            address=names.audit_request,
+            about="Ask a Security-Auditor whether a run may go on.",
+            sender=_AGENT,
+            receiver="Security-Auditor",
+            bodies=(audit.SecurityAudit,),
+            replies=(audit.SecurityVerdict,),
+            actions=("send",),
         ),
         Channel(
             name="swarm.control",
             address=_template(names, names.control(agent)),
             about="Drain or resize an agent.",
-            sender=_SWARM,
+            sender=f"{_SWARM}, operator",
             receiver=_AGENT,
             bodies=(swarm.AgentControl,),
             replies=(swarm.AgentCard,),
-            served=False,
         ),
     ]
 
@@ -300,10 +355,23 @@ def _warnings(names: subjects.Subjects) -> list[Channel]:
             Header("Dead-Code", "the problem's code", required=True),
             Header("Dead-Reason", "the problem's message", required=True),
             Header("Dead-Path", "where in the message; empty if it is the whole", required=True),
+            Header("Dead-Bytes", "the size of a body that was too large to be kept whole"),
+            Header("Dead-Headers", "how many headers could not be kept"),
             Header("Nats-Msg-Id", "the same message is kept once", required=True),
         ),
     )
-    return [alert, dead]
+    audit = Channel(
+        name="audit",
+        address=_template(names, names.audit(_slot("action"))),
+        about="Who asked for what, and how it was answered.",
+        sender=_AGENT,
+        receiver="operator",
+        bodies=(trail.AuditRecord,),
+        actions=("send",),
+        stream=Stream(names.audit_stream, "limits"),
+        headers=(Header("Nats-Msg-Id", "the same record is kept once", required=True),),
+    )
+    return [alert, dead, audit]
 
 
 def reply_bodies(channel: Channel) -> tuple[Body, ...]:

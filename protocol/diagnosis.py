@@ -14,6 +14,8 @@ import msgspec
 from protocol import problems
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_LONGEST = 1_000
+"""Of what the decoder says, which may repeat a value."""
 
 
 def diagnose(raw: Any, kind: Any, path: str = "$") -> list[problems.Problem]:
@@ -30,7 +32,7 @@ def from_error(
     error: msgspec.ValidationError, path: str, hint: str | None = None
 ) -> problems.Problem:
     """Say what the decoder said, at a path of ours."""
-    reason = str(error).partition(" - at `")[0]
+    reason = str(error).partition(" - at `")[0][:_LONGEST]
     return problems.Problem("invalid_field", reason, path=path, hint=hint)
 
 
@@ -38,8 +40,13 @@ def _walk(raw: Any, kind: Any, path: str) -> Iterator[problems.Problem]:
     try:
         msgspec.convert(raw, kind, str_keys=True)
     except msgspec.ValidationError as error:
-        inner = list(_inside(raw, _variant(raw, _bare(kind)), path))
-        yield from inner or [from_error(error, path, _meant(raw, kind))]
+        inner = _inside(raw, _variant(raw, _bare(kind)), path)
+        first = next(inner, None)  # one by one: of very many the first few are wanted
+        if first is None:
+            yield from_error(error, path, _meant(raw, kind))
+        else:
+            yield first
+            yield from inner
 
 
 def _inside(raw: Any, kind: Any, path: str) -> Iterator[problems.Problem]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from typing import Any
 
 from protocol import artifacts, commands, pipelines, problems, wire
@@ -14,7 +13,7 @@ RUN = "run"
 class Event(wire.Fact, frozen=True, tag_field="type", kw_only=True):
     """One fact. `id` is stable (`<run>-<commit>-<index>` is derived when the commit is read)."""
 
-    at: dt.datetime
+    at: wire.Time
     cause: str = ""
     """The event or command that brought it about, as `commands/<request>` or an event's place."""
 
@@ -22,6 +21,15 @@ class Event(wire.Fact, frozen=True, tag_field="type", kw_only=True):
     def scope(self) -> str:
         """Name the stage it is about, or `run`."""
         return RUN
+
+
+class Bounds(wire.Fact, frozen=True):
+    """What a run is held to, beside its options; null where its requester has no such limit."""
+
+    max_fan_out: int | None = None
+    """Elements of one stage."""
+    max_artifact_bytes: int | None = None
+    """Of one output of a stage."""
 
 
 class RunAccepted(Event, frozen=True, tag="run.accepted", kw_only=True):
@@ -35,6 +43,9 @@ class RunAccepted(Event, frozen=True, tag="run.accepted", kw_only=True):
     template: str | None = None
     code_version: str = ""
     traceparent: str | None = None
+    signed_by: str | None = None
+    """Whose signature was verified, by the name that the agent knows the key by."""
+    bounds: Bounds = Bounds()
 
 
 class RunStarted(Event, frozen=True, tag="run.started", kw_only=True):
@@ -49,6 +60,8 @@ class RunRecovered(Event, frozen=True, tag="run.recovered", kw_only=True):
 
     owner: str
     epoch: int
+    problem: problems.Problem | None = None
+    """Why the run does not go on: too many agents were lost with it, and so it is ended."""
 
 
 class RunSucceeded(Event, frozen=True, tag="run.succeeded", kw_only=True):
@@ -70,6 +83,7 @@ class CancelRequested(Event, frozen=True, tag="run.cancel_requested", kw_only=Tr
     by: str
     reason: str = ""
     grace_s: float = 5.0
+    signed_by: str | None = None
 
 
 class Stopped(wire.Fact, frozen=True, kw_only=True):
@@ -79,7 +93,7 @@ class Stopped(wire.Fact, frozen=True, kw_only=True):
     attempt: int
     how: str
     """`asked`, `forced`, `finished` or `not_started`."""
-    at: dt.datetime
+    at: wire.Time
     element: int | None = None
     where: str = ""
     """The worker or specialist that ran it."""
@@ -103,6 +117,7 @@ class RunResumed(Event, frozen=True, tag="run.resumed", kw_only=True):
     params: dict[str, dict[str, Any]] = {}
     backfill: bool = False
     code_version: str = ""
+    signed_by: str | None = None
 
 
 class StageEvent(Event, frozen=True, kw_only=True):
@@ -166,7 +181,7 @@ class StageRetrying(StageEvent, frozen=True, tag="stage.retrying", kw_only=True)
 
     attempt: int
     problem: problems.Problem
-    next_at: dt.datetime
+    next_at: wire.Time
     memory_bytes: int | None = None
     log: str = ""
 
@@ -197,7 +212,7 @@ class ApprovalRequested(StageEvent, frozen=True, tag="stage.approval_requested",
     """The stage waits for a person."""
 
     prompt: str = ""
-    expires_at: dt.datetime | None = None
+    expires_at: wire.Time | None = None
 
 
 class StageApproved(StageEvent, frozen=True, tag="stage.approved", kw_only=True):
@@ -205,6 +220,7 @@ class StageApproved(StageEvent, frozen=True, tag="stage.approved", kw_only=True)
 
     by: str
     comment: str = ""
+    signed_by: str | None = None
 
 
 class StageDenied(StageEvent, frozen=True, tag="stage.denied", kw_only=True):
@@ -212,6 +228,7 @@ class StageDenied(StageEvent, frozen=True, tag="stage.denied", kw_only=True):
 
     by: str
     comment: str = ""
+    signed_by: str | None = None
 
 
 class FallbackUsed(StageEvent, frozen=True, tag="stage.fallback_used", kw_only=True):
@@ -261,11 +278,14 @@ class Commit(wire.Fact, frozen=True):
     """1 for the first commit of the run, without gaps."""
     epoch: int
     owner: str
-    at: dt.datetime
+    at: wire.Time
     previous: str
     """SHA-256 (hex) of the bytes of the commit before; empty for the first."""
     events: list[AnyEvent]
+    """None where its owner only lets go of the run."""
     version: int = 1
+    released: bool = False
+    """Its owner stops, and gave the run back in order: the next one finds no sign of a crash."""
 
 
 class Progress(wire.Fact, frozen=True):
@@ -273,7 +293,7 @@ class Progress(wire.Fact, frozen=True):
 
     run_id: str
     stage: str
-    at: dt.datetime
+    at: wire.Time
     fraction: float | None = None
     message: str = ""
     element: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 import msgspec
 import nats.errors
@@ -63,7 +63,7 @@ class Filter(msgspec.Struct, frozen=True):
 
 async def follow(
     connection: Nats, names: subjects.Subjects, run_id: str, *, from_start: bool = True
-) -> AsyncIterator[Entry]:
+) -> AsyncGenerator[Entry, None]:
     """Read a run's events until it is over and nothing follows its end."""
     subject = names.run_journal(run_id)
     async with _waker(connection, names.run_events(run_id)) as wake:
@@ -126,10 +126,11 @@ async def stored(
     while True:
         try:
             found = await batch(connection, names, subject, first)
-        except (nats.errors.TimeoutError, nats.errors.NoRespondersError, TimeoutError):
+        except (nats.errors.Error, TimeoutError):
             if connection.is_closed:
                 raise
-            await asyncio.sleep(POLL_S / 10)  # the server is away: ask again, from the same place
+            # The server is away, and what was to be sent may have piled up: ask again from here.
+            await asyncio.sleep(POLL_S / 10)
             continue
         for raw in found:
             yield raw
@@ -153,11 +154,12 @@ async def batch(connection: Nats, names: subjects.Subjects, subject: str, first:
         while True:
             message = await answers.next_msg(timeout=ANSWER_S)
             headers = message.headers or {}
-            if headers.get("Status") == NO_RESPONDERS:
+            place = headers.get("Nats-Sequence")
+            if place is None and headers.get("Status") == NO_RESPONDERS:
                 raise nats.errors.NoRespondersError
-            if "Status" in headers:  # the end of the batch, or nothing to be read
+            if place is None:  # the end of the batch, or nothing to be read
                 return found
-            found.append(Raw(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data))
+            found.append(Raw(int(place), headers.get("Nats-Subject", ""), message.data))
     finally:
         await answers.unsubscribe()
 

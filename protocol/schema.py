@@ -11,7 +11,18 @@ from typing import Any
 
 import msgspec
 
-from protocol import artifacts, commands, events, pipelines, problems, swarm, training, wire
+from protocol import (
+    artifacts,
+    audit,
+    commands,
+    events,
+    pipelines,
+    problems,
+    swarm,
+    trail,
+    training,
+    wire,
+)
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOMS: tuple[ModuleType, ...] = (
@@ -20,6 +31,8 @@ ROOMS: tuple[ModuleType, ...] = (
     pipelines,
     training,
     swarm,
+    audit,
+    trail,
     artifacts,
     problems,
 )

@@ -11,6 +11,9 @@ DEFAULT_PREFIX = "codeguardian"
 SERVICE = "ml-pipeline-manager"
 """The services framework's name and queue group of the agent's endpoints."""
 CONTENT_TYPE = "Content-Type"
+RETRY_AFTER = "Retry-After"
+SENDER = "Agent-Sender"
+"""Names the header with a request's signature."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
@@ -131,9 +134,27 @@ class Subjects(msgspec.Struct, frozen=True):
         """Where assignments for a capability wait; a dotted stage name stays dotted."""
         return ".".join([f"{self.prefix}.swarm.work", *map(token, capability.split("."))])
 
+    @property
+    def all_work(self) -> str:
+        """Match the assignments for every capability."""
+        return f"{self.prefix}.swarm.work.>"
+
     def report(self, assignment_id: str) -> str:
         """Where an assignment is answered."""
         return f"{self.prefix}.swarm.report.{token(assignment_id)}"
+
+    @property
+    def all_reports(self) -> str:
+        """Match the reports of every assignment."""
+        return f"{self.prefix}.swarm.report.*"
+
+    def assignment_progress(self, assignment_id: str) -> str:
+        """Where whoever has taken an assignment gives signs of life."""
+        return f"{self.prefix}.swarm.progress.{token(assignment_id)}"
+
+    def assignment_cancel(self, assignment_id: str) -> str:
+        """Where whoever has taken an assignment is asked to stop."""
+        return f"{self.prefix}.swarm.cancel.{token(assignment_id)}"
 
     def presence(self, agent: str) -> str:
         """Where an agent says that it is there."""
@@ -143,6 +164,11 @@ class Subjects(msgspec.Struct, frozen=True):
         """Where an agent is drained or resized."""
         return f"{self.prefix}.swarm.control.{token(agent)}"
 
+    @property
+    def audit_request(self) -> str:
+        """Where a Security-Auditor is asked for its verdict."""
+        return f"{self.prefix}.swarm.audit.request"
+
     def alert(self, severity: str) -> str:
         """Where alerts of a severity go."""
         return f"{self.prefix}.ml.alert.{token(severity)}"
@@ -151,6 +177,23 @@ class Subjects(msgspec.Struct, frozen=True):
     def all_alerts(self) -> str:
         """Match every alert."""
         return f"{self.prefix}.ml.alert.*"
+
+    def audit(self, action: str) -> str:
+        """Where it is written down that somebody asked for an action."""
+        return f"{self.prefix}.ml.audit.{token(action)}"
+
+    def audits_of(self, action: str = "*") -> str:
+        """Match the records of the audit log, of one action or of all."""
+        return f"{self.prefix}.ml.audit.{action if action == '*' else token(action)}"
+
+    def nonce(self, key: str, nonce: str) -> str:
+        """Where an agent takes the nonce of a signature, so that no other does; internal."""
+        return f"{self.prefix}.ml.nonce.{token(key)}.{token(nonce)}"
+
+    @property
+    def all_nonces(self) -> str:
+        """Match the nonces that have been taken."""
+        return f"{self.prefix}.ml.nonce.*.*"
 
     @property
     def deadletter(self) -> str:
@@ -178,6 +221,16 @@ class Subjects(msgspec.Struct, frozen=True):
         return self._upper("ML_ALERTS")
 
     @property
+    def audit_stream(self) -> str:
+        """Name the stream of the audit log."""
+        return self._upper("ML_AUDIT")
+
+    @property
+    def nonces_stream(self) -> str:
+        """Name the stream of nonces that have been taken."""
+        return self._upper("ML_NONCES")
+
+    @property
     def deadletter_stream(self) -> str:
         """Name the stream of rejected messages."""
         return self._upper("ML_DEADLETTER")
@@ -193,13 +246,51 @@ class Subjects(msgspec.Struct, frozen=True):
         return self._upper("SWARM_REPORTS")
 
     @property
+    def presence_stream(self) -> str:
+        """Name the stream behind the bucket of agents that are there."""
+        return f"KV_{self.presence_bucket}"
+
+    @property
+    def all_presence_keys(self) -> str:
+        """Match the cards of all agents in the bucket."""
+        return f"$KV.{self.presence_bucket}.>"
+
+    def presence_key(self, agent: str) -> str:
+        """Where an agent's card lies in the bucket."""
+        return f"$KV.{self.presence_bucket}.{token(agent)}"
+
+    @property
     def presence_bucket(self) -> str:
         """Name the key-value bucket of agents that are there."""
         return f"{self.prefix.replace('.', '_')}_swarm_presence"
 
+    @property
+    def secrets_bucket(self) -> str:
+        """Name the key-value bucket of secrets that requests may refer to."""
+        return f"{self.prefix.replace('.', '_')}_secrets"
+
+    @property
+    def artifacts_bucket(self) -> str:
+        """Name the object store's bucket of artifacts."""
+        return f"{self.prefix.replace('.', '_')}_artifacts"
+
+    @property
+    def artifacts_stream(self) -> str:
+        """Name the stream behind that bucket."""
+        return f"OBJ_{self.artifacts_bucket}"
+
+    @property
+    def all_artifacts(self) -> str:
+        """Match all that is in that bucket: what describes an artifact, and its chunks."""
+        return f"$O.{self.artifacts_bucket}.>"
+
     def tickets_consumer(self, priority: int) -> str:
         """Name the durable consumer of one priority."""
         return f"tickets-{priority}"
+
+    def work_consumer(self, capability: str) -> str:
+        """Name the durable consumer of one capability."""
+        return capability.replace(".", "-")
 
     @property
     def intake_consumer(self) -> str:
@@ -222,6 +313,10 @@ class Subjects(msgspec.Struct, frozen=True):
         if len(parts) != 2 or not re.fullmatch("[0-9]", parts[0]):  # noqa: PLR2004 - two tokens
             return None
         return int(parts[0]), parts[1]
+
+    def read_work(self, subject: str) -> str | None:
+        """Give the capability of an assignment's subject; None if it is another kind."""
+        return ".".join(self._after(subject, "swarm.work.")) or None
 
     def _after(self, subject: str, kind: str) -> list[str]:
         start = f"{self.prefix}.{kind}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated
 
 import msgspec
@@ -9,6 +10,9 @@ import msgspec
 # Python's `$` also matches before a final line feed; the lookahead refuses one.
 Id = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 """A subject-safe identifier: no dots, spaces or wildcards, so it is one NATS token."""
+
+Time = Annotated[dt.datetime, msgspec.Meta(tz=True)]
+"""A time with its offset: one without could be compared with no other."""
 
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -77,16 +78,22 @@ def _room(name: str) -> type[msgspec.Struct] | None:
 
 
 def _table(prefix: str, struct: type[msgspec.Struct], names: list[str]) -> str:
-    default, told = struct(), parameters.field_docs(struct)
-    rows = ["| setting | default | |", "|---|---|---|"]
-    for name in names:
-        shown = _shown(getattr(default, name))
-        rows.append(f"| `{prefix}{name}` | {shown} | {told.get(name, '')} |")
+    rows = ["| setting | default | |", "|---|---|---|", *_rows(prefix, struct, names)]
     return "\n".join(rows) + "\n"
 
 
+def _rows(prefix: str, struct: type[msgspec.Struct], names: Iterable[str]) -> Iterator[str]:
+    default, told = struct(), parameters.field_docs(struct)
+    for name in names:
+        value = getattr(default, name)
+        if isinstance(value, msgspec.Struct):
+            yield from _rows(f"{prefix}{name}.", type(value), value.__struct_fields__)
+        else:
+            yield f"| `{prefix}{name}` | {_shown(value)} | {told.get(name, '')} |"
+
+
 def _shown(value: object) -> str:
-    if value is None or value in {"", ()}:
+    if value is None or value in ("", (), {}):
         return ""
     return f"`{','.join(value)}`" if isinstance(value, tuple) else f"`{value}`"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 from urllib import parse
 
@@ -13,15 +14,22 @@ if TYPE_CHECKING:
     import httpx
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Resolve = Callable[[str], list[str]]
+"""Looks a name up: gives its addresses, or raises OSError."""
 
 TIMEOUT_S = 30.0
 MOST_REDIRECTS = 5
 _METADATA = frozenset(
     ipaddress.ip_address(text)
-    for text in ("169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+    for text in (
+        *("169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192"),
+        *("fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254"),
+    )
 )
-"""Where clouds tell a machine its own credentials; the last two are not link-local."""
+"""Where clouds tell a machine its own credentials; all but the first are not link-local."""
+_METADATA_NAMES = frozenset({"metadata.google.internal", "metadata.goog", "instance-data"})
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NAT64_LOCAL = ipaddress.ip_network("64:ff9b:1::/48")
 
 
 class HostRefused(kit.NotAllowed):
@@ -66,35 +74,56 @@ def bare(uri: str) -> str:
     return uri.partition("?")[0].rpartition("@")[2][:200]
 
 
-def check(host: str, services: kit.Services) -> list[str]:
+def look_up(host: str) -> list[str]:
+    """Ask the system for a name's addresses; numbers of any notation are names to it."""
+    answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(answer[4][0]).partition("%")[0] for answer in answers]
+
+
+def is_listed(host: str, services: kit.Services) -> bool:
+    """Tell whether the configuration names a host."""
+    return _plain(host) in {_plain(name) for name in services.allowed_hosts}
+
+
+def check(host: str, services: kit.Services, resolve: Resolve = look_up) -> list[str]:
     """Give the host's addresses; raise HostRefused if one of them is out of bounds, HostUnknown.
 
     Connect to what this gives and not to the name: a second look-up may answer otherwise.
     """
-    listed = host.lower().rstrip(".") in {name.lower() for name in services.allowed_hosts}
+    listed = is_listed(host, services)
     if services.allowed_hosts and not listed:
         raise HostRefused(host, "it is not among the allowed hosts")
-    addresses = _resolved(host)
+    if _plain(host) in _METADATA_NAMES:
+        raise HostRefused(host, "it serves a machine's metadata")
+    addresses = _resolved(host, resolve)
     for address in addresses:
         if reason := _objection(_unwrapped(address), listed=listed):
             raise HostRefused(host, reason)
     return [str(address) for address in addresses]
 
 
-def _resolved(host: str) -> list[Address]:
+def _plain(host: str) -> str:
+    """Write a host without what makes no other of it: case, the final dot, brackets."""
+    return host.lower().strip("[]").rstrip(".")
+
+
+def _resolved(host: str, resolve: Resolve) -> list[Address]:
     try:
-        answers = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
+        found = [ipaddress.ip_address(text) for text in dict.fromkeys(resolve(host))]
+    except (OSError, ValueError) as error:  # a name that can't be one is a UnicodeError
         raise HostUnknown(host, str(error)) from error
-    texts = dict.fromkeys(str(answer[4][0]).partition("%")[0] for answer in answers)
-    return [ipaddress.ip_address(text) for text in texts]
+    if not found:
+        raise HostUnknown(host, "it has no address")
+    return found
 
 
 def _unwrapped(address: Address) -> Address:
     """Give the IPv4 address that an IPv6 one stands for, where it stands for one."""
     if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
+        if address in _NAT64 or address in _NAT64_LOCAL:
             return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.teredo:
+            return address.teredo[1]
         return address.ipv4_mapped or address.sixtofour or address
     return address
 
@@ -113,14 +142,14 @@ def _is_reserved(address: Address) -> bool:
     return address.is_reserved and not address.is_loopback
 
 
-def check_url(url: str, services: kit.Services) -> list[str]:
+def check_url(url: str, services: kit.Services, resolve: Resolve = look_up) -> list[str]:
     """Give the addresses of a URL's host; raise HostRefused, HostUnknown, SchemeRefused, BadUri."""
     parts = split(url)
     if not parts.hostname:
         raise BadUri(url, "it names no host")
     if parts.scheme not in services.allowed_schemes:
         raise SchemeRefused(parts.scheme, services)
-    return check(parts.hostname, services)
+    return check(parts.hostname, services, resolve)
 
 
 class SchemeRefused(kit.NotAllowed):
@@ -135,7 +164,7 @@ class SchemeRefused(kit.NotAllowed):
         self.scheme = scheme
 
 
-def client(services: kit.Services, **settings: object) -> httpx.Client:
+def client(services: kit.Services, resolve: Resolve = look_up, **settings: object) -> httpx.Client:
     """Make an HTTP client that judges every request and redirect, and connects to what it judged.
 
     It takes no proxy from the environment: behind one, the answers of DNS would mean nothing.
@@ -149,7 +178,7 @@ def client(services: kit.Services, **settings: object) -> httpx.Client:
             self._lanes: dict[str, httpx.HTTPTransport] = {}
 
         def handle_request(self, request: httpx.Request) -> httpx.Response:
-            *first, last = check_url(str(request.url), services)
+            *first, last = check_url(str(request.url), services, resolve)
             lane = self._lane(request.url.host)
             for address in first:
                 try:

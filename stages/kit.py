@@ -62,14 +62,21 @@ class Services(msgspec.Struct, frozen=True):
     nats_url: str = ""
     data_roots: tuple[str, ...] = ()
     """Folders that `file:` URIs may reach; relative paths start at the first."""
+    closed: tuple[str, ...] = ()
+    """Folders and files in them that may not be reached all the same: the agent's own."""
     allowed_schemes: tuple[str, ...] = ("file", "s3", "gs", "abfs", "http", "https")
     allowed_hosts: tuple[str, ...] = ()
     """Hosts that URLs may name, where not empty; link-local and metadata addresses never."""
-    secrets: tuple[str, ...] = ("MLPM_SECRET_*", "/run/secrets/*")
-    """Environment variables and files that a request may refer to, as patterns."""
+    secrets: tuple[str, ...] = ("MLPM_SECRET_*", "/run/secrets/*", "kv:*")
+    """Environment variables, files and keys of the bucket that a request may refer to, as
+    patterns."""
+    secrets_bucket: str = ""
+    """The bus's key-value bucket that keeps secrets."""
     nats_credentials: str | None = None
     nats_nkey_seed: str | None = None
     nats_tls_ca: str | None = None
+    nats_tls_cert: str | None = None
+    nats_tls_key: str | None = None
     max_input_bytes: int = 8 * 2**30
     """Of one source after decompression."""
 
@@ -87,6 +94,7 @@ class Context:
         services: Services = DEFAULT_SERVICES,
         seed: int = 0,
         idempotency_key: str = "",
+        epoch: int = 0,
         traceparent: str | None = None,
         lineage: Mapping[str, str] = types.MappingProxyType({}),
         report: Callable[[float | None, str, Mapping[str, float]], None] = lambda *_: None,
@@ -98,6 +106,8 @@ class Context:
         self.seed = seed
         self.idempotency_key = idempotency_key
         """The same for every attempt of this stage in this run."""
+        self.epoch = epoch
+        """Of the run's owner that began this attempt: a later owner has a higher one."""
         self.traceparent = traceparent
         """W3C trace context of the request, for whatever the stage calls."""
         self.lineage = lineage
@@ -173,7 +183,7 @@ class Definition(msgspec.Struct, frozen=True):
     """It changes something outside (a registry, an endpoint): launched only once its start is
     journaled, never cached, and expected to use `context.idempotency_key`."""
     delegated: bool = False
-    """It is carried out by an ML-Training-Specialist, not by `run`."""
+    """It is carried out by another agent on the bus, as an ML-Training-Specialist, not by `run`."""
     cache_ignores: tuple[str, ...] = ()
     """Input ports whose content does not change the outputs."""
     takes_context: bool = False

@@ -78,7 +78,10 @@ class Model(values.Value):
             raise UntrustedModel(f"its weights are not a skops file ({error})") from error
         if foreign := skops_files.foreign_types(unknown):
             raise UntrustedModel(f"it holds types that are not trusted: {foreign[:5]}")
-        return skops.io.loads(self.payload, trusted=unknown)
+        try:
+            return skops.io.loads(self.payload, trusted=unknown)
+        except (skops.io.exceptions.UntrustedTypesFoundException, ValueError) as error:
+            raise UntrustedModel(f"its weights can't be loaded safely ({error})") from error
 
     def save(self, path: pathlib.Path) -> None:
         """Write the zip with fixed dates, so that equal models have equal digests."""

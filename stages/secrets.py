@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import fnmatch
 import os
 import pathlib
+from typing import Annotated
 
 import msgspec
 
 from stages import kit
 
 MASK = "•••"
+
+_Key = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_=/-]+(\.[A-Za-z0-9_=/-]+)*\Z")]
 
 
 class NoSecret(kit.DataFault):
@@ -19,7 +23,7 @@ class NoSecret(kit.DataFault):
     def __init__(self, place: str, path: str) -> None:
         super().__init__(
             f"there is no secret in {place}",
-            hint="set it where the stage runs: on every node of the cluster",
+            hint="set it where the stage runs, on every node of the cluster, or in the bucket",
             path=path,
         )
 
@@ -30,33 +34,54 @@ class SecretRefused(kit.NotAllowed):
     def __init__(self, place: str, path: str) -> None:
         super().__init__(
             f"{place} may not be referred to as a secret",
-            hint="the agent's setting access.secrets names the variables and files that may be",
+            hint="the agent's setting access.secrets names what may be: variables, files, kv:KEY",
             path=path,
         )
 
 
 class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a secret is kept: an environment variable or a file, exactly one of them."""
+    """Where a secret is kept: an environment variable, a file or a key, exactly one of them."""
 
     env: str | None = None
     file: str | None = None
+    kv: _Key | None = None
+    """A key of the bus's bucket of secrets; `access.secrets` writes it as `kv:KEY`."""
 
     def __post_init__(self) -> None:
-        """Refuse neither and both."""
-        if (self.env is None) == (self.file is None):
-            msg = "a secret is referred to by exactly one of env and file"
+        """Refuse none and several."""
+        if [self.env, self.file, self.kv].count(None) != 2:  # noqa: PLR2004 - all but one
+            msg = "a secret is referred to by exactly one of env, file and kv"
             raise ValueError(msg)
 
     def read(self, services: kit.Services, path: str = "$") -> str:
         """Give the secret itself; it is kept nowhere. Raises SecretRefused or NoSecret."""
-        name = self.env or os.path.normpath(str(self.file))
-        place = f"the environment variable {name}" if self.env else f"the file {name}"
+        name, place = self._place(services)
         if not any(fnmatch.fnmatchcase(name, allowed) for allowed in services.secrets):
             raise SecretRefused(place, path)
-        found = os.environ.get(name, "") if self.env else _content(name)
+        found = self._found(name, services, path)
         if not found:
             raise NoSecret(place, path)
         return found
+
+    def _place(self, services: kit.Services) -> tuple[str, str]:
+        """Name the place as the configuration does, and for people."""
+        if self.env is not None:
+            return self.env, f"the environment variable {self.env}"
+        if self.kv is not None:
+            return f"kv:{self.kv}", f"the key {self.kv} of the bucket {services.secrets_bucket}"
+        name = os.path.normpath(str(self.file))
+        return name, f"the file {name}"
+
+    def _found(self, name: str, services: kit.Services, path: str) -> str:
+        if self.env is not None:
+            return os.environ.get(name, "")
+        if self.kv is None:
+            return _content(name)
+        try:
+            return asyncio.run(_kept(self.kv, services))
+        except kit.StageFault as fault:  # the bus is away, or does not let this user read
+            fault.path = path
+            raise
 
 
 def _content(file: str) -> str:
@@ -64,6 +89,17 @@ def _content(file: str) -> str:
         return pathlib.Path(file).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+async def _kept(key: str, services: kit.Services) -> str:
+    from stages.ingest import jetstream
+
+    if not services.nats_url:
+        return ""
+    bucket = services.secrets_bucket
+    async with jetstream.connected(services) as reader:
+        found = await reader.last(f"KV_{bucket}", f"$KV.{bucket}.{key}")
+    return (found or b"").decode(errors="replace").strip()
 
 
 def scrub(text: str, *found: str) -> str:

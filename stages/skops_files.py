@@ -9,15 +9,27 @@ import json
 import zipfile
 from typing import Any
 
-PACKAGES = ("sklearn.", "numpy.", "scipy.", "lightgbm.", "xgboost.")
-"""Classes may come from these; anything else a file names is refused."""
+PACKAGES = ("sklearn.", "lightgbm.sklearn.", "xgboost.sklearn.")
+"""Classes may come from these if they are defined there: a module shows others' classes too."""
+_CALLBACKS = "sklearn.callback."
+"""Not from here: a callback connects to where it is told, and unpickles what comes."""
+_SPARSE = ("bsr", "coo", "csc", "csr", "dia", "dok", "lil")
+CLASSES = (
+    *("builtins.object", "builtins.bytes", "builtins.bytearray", "collections.OrderedDict"),
+    "numpy.dtype",
+    *(f"scipy.sparse._{kind}.{kind}_{form}" for kind in _SPARSE for form in ("array", "matrix")),
+    *("lightgbm.basic.Booster", "xgboost.core.Booster"),
+)
+"""Classes that are trusted by name, of packages that have others which open, write or delete files.
+
+skops knows NumPy's arrays, numbers and random states itself.
+"""
 _SCORES = "sklearn.feature_selection._univariate_selection."
 FUNCTIONS = (
     *("numpy.log1p", "numpy.expm1", "numpy.sqrt", "numpy.log", "numpy.exp"),
     *(_SCORES + score for score in ("f_classif", "f_regression", "chi2")),
 )
 """Functions and ufuncs may be these; a file that names `builtins.eval` is refused."""
-PLAIN = ("builtins.object", "builtins.bytes", "builtins.bytearray", "collections.OrderedDict")
 _SCHEMA = "schema.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
@@ -28,9 +40,17 @@ def foreign_types(unknown: list[str]) -> list[str]:
 
 
 def _trusted(name: str) -> bool:
-    if name in FUNCTIONS or name in PLAIN:
+    if name in FUNCTIONS or name in CLASSES:
         return True
-    return name.startswith(PACKAGES) and inspect.isclass(_resolve(name))
+    return name.startswith(PACKAGES) and _harmless(_resolve(name))
+
+
+def _harmless(found: Any) -> bool:
+    """Tell whether it is a class of its package's own that does nothing when it is forgotten."""
+    if not inspect.isclass(found) or any("__del__" in vars(each) for each in found.__mro__):
+        return False
+    home = f"{found.__module__}."
+    return home.startswith(PACKAGES) and not home.startswith(_CALLBACKS)
 
 
 def _resolve(name: str) -> Any:

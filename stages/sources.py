@@ -29,6 +29,8 @@ MOST_FILES = 10_000
 _FILE = ("", "file")
 _WEB = ("http", "https")
 _CODINGS = ("", "identity", "gzip", "deflate")
+_BUCKETS = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
+"""Schemes whose URIs name a bucket; what others name is a host."""
 _WILD = frozenset("*?[")
 _TOO_MANY, _NO_SERVER_ERROR = 429, 500
 _REFUSED, _GONE = (401, 403), (404, 410)
@@ -121,9 +123,16 @@ def local_path(uri: str, services: kit.Services) -> pathlib.Path:
         real = (roots[0] / asked).resolve()
     except (OSError, RuntimeError) as error:  # a loop of links
         raise OutsideRoots(uri) from error
-    if not any(real.is_relative_to(root) for root in roots):
+    within = [root for root in roots if real.is_relative_to(root)]
+    if not within or any(_is_closed(real, closed, within) for closed in services.closed):
         raise OutsideRoots(uri)
     return real
+
+
+def _is_closed(real: pathlib.Path, closed: str, within: list[pathlib.Path]) -> bool:
+    """Tell whether a path is, or lies in, what is closed; a root within that opens its part."""
+    place = pathlib.Path(closed).resolve()
+    return real.is_relative_to(place) and not any(root.is_relative_to(place) for root in within)
 
 
 def _require_scheme(uri: str, services: kit.Services) -> str:
@@ -142,9 +151,18 @@ def _path_of(uri: str) -> str:
     return parse.unquote(parts.path)
 
 
-def check_url(url: str, services: kit.Services) -> list[str]:
-    """Give the addresses that a URL's host may be reached at; raise what `hosts` raises."""
-    return hosts.check_url(url, services)
+def _check_elsewhere(uri: str, services: kit.Services) -> None:
+    """Judge the host of a URI that its own file system reaches.
+
+    It looks the name up again, so the configuration must name the host. Raises HostRefused.
+    """
+    parts = hosts.split(uri)
+    if parts.scheme in _BUCKETS:
+        return
+    host = parts.hostname or ""
+    if not hosts.is_listed(host, services):
+        raise hosts.HostRefused(host, f"{parts.scheme}: reaches only hosts that are named")
+    hosts.check(host, services)
 
 
 def client(services: kit.Services, **settings: Any) -> httpx.Client:
@@ -260,7 +278,7 @@ def _require_plain(uri: str, coding: str) -> None:
 
 def _copy(uri: str, context: kit.Context, target: pathlib.Path) -> None:
     try:
-        system, path = _file_system(uri)
+        system, path = _file_system(uri, context.services)
         with system.open(path, "rb") as source:
             _keep(uri, iter(lambda: source.read(CHUNK), b""), context, target)
     except FileNotFoundError as error:
@@ -271,12 +289,13 @@ def _copy(uri: str, context: kit.Context, target: pathlib.Path) -> None:
         raise Unavailable(uri, str(error)) from error
 
 
-def _file_system(uri: str) -> tuple[Any, str]:
+def _file_system(uri: str, services: kit.Services) -> tuple[Any, str]:
     """Open an fsspec file system; a chain as `s3::file:` would lead around the roots."""
     import fsspec
 
     if "::" in uri:
         raise Unreadable(uri, "chains of file systems are not followed")
+    _check_elsewhere(uri, services)
     try:
         return fsspec.core.url_to_fs(uri)  # type: ignore[no-any-return]
     except ImportError as error:
@@ -307,7 +326,7 @@ def digest(uri: str, services: kit.Services) -> str | None:
     if scheme == "file":
         path = local_path(uri, services)
         return _digest_of(path) if path.is_file() else "missing"
-    return _tag(uri, services) if scheme in _WEB else _key(uri)
+    return _tag(uri, services) if scheme in _WEB else _key(uri, services)
 
 
 def _digest_of(path: pathlib.Path) -> str:
@@ -329,9 +348,9 @@ def _tag(uri: str, services: kit.Services) -> str | None:
     return f"{answer.url}|{tag}" if answer.is_success and tag else None
 
 
-def _key(uri: str) -> str | None:
+def _key(uri: str, services: kit.Services) -> str | None:
     try:
-        system, path = _file_system(uri)
+        system, path = _file_system(uri, services)
         system.invalidate_cache()
         return str(system.ukey(path))
     except FileNotFoundError:

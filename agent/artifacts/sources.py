@@ -14,6 +14,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from agent import syntax
 from stages import kit
 
 _CODE = {".py", ".pyc", ".pyi", ".so", ".pyd"}
@@ -90,7 +91,7 @@ def _imported(module: str, root: str) -> frozenset[str]:
     if source is None or file is None:
         return frozenset()
     try:
-        tree = ast.parse(source)
+        tree = syntax.parse(source)
     except (SyntaxError, ValueError):
         return frozenset()  # it cannot be imported, and so imports nothing
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]

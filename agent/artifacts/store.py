@@ -9,12 +9,10 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Self, cast
 from urllib.parse import unquote, urlsplit
 
-import fsspec
-
-from agent.artifacts import errors, files, inline
+from agent.artifacts import errors, files, inline, objects, reach
 from protocol import artifacts
 from stages import registry, values
 
@@ -33,30 +31,45 @@ class Store:
     """Blobs under `<root>/sha256/ab/<digest>`. Equal content is stored once.
 
     `local` is a folder of this machine: for temporary files, and for copies of remote blobs. A
-    local store hands its own files out, so a table is mapped from where it lies.
+    local store hands its own files out, so a table is mapped from where it lies. A store on the
+    bus needs `access` to it.
     """
 
-    def __init__(self, uri: str, local: pathlib.Path | str) -> None:
+    def __init__(
+        self, uri: str, local: pathlib.Path | str, access: objects.Access | None = None
+    ) -> None:
         self.uri = uri.rstrip("/")
-        self._fs, self._root = fsspec.core.url_to_fs(self.uri)
+        self._fs, self._root = objects.file_system(self.uri, access)
         self._is_local = "file" in _protocols(self._fs)
         if self._is_local and "://" in uri:
             self._root = unquote(self._root)
         self._local = pathlib.Path(local)
         self._scratch = (pathlib.Path(self._root) if self._is_local else self._local) / "tmp"
         self._digests = files.Digests()
+        if not (self._is_local or isinstance(self._fs, objects.ObjectFiles)):
+            self._fs = reach.Guarded(self._fs, self.uri)
 
-    def put(self, value: values.Value) -> artifacts.ArtifactRef:
+    def make(self) -> Self:
+        """Make the folder of a local store. It is not made again: without it the store is away."""
+        if self._is_local:
+            pathlib.Path(self._root).mkdir(parents=True, exist_ok=True)
+        return self
+
+    def put(self, value: values.Value, max_bytes: int | None = None) -> artifacts.ArtifactRef:
         """Store a value durably; what is there already, and whole, is not written again.
 
-        A small document is not stored but travels in its reference.
+        A small document is not stored but travels in its reference. Raises ArtifactTooLarge.
         """
         if isinstance(value, values.Json) and len(data := value.dump()) <= inline.MOST_BYTES:
             uri = inline.uri(value.media_type, data)
             return _ref(value, files.digest_of(data), uri, len(data))
+        self._check_there()
         with files.scratch(self._scratch) as path:
             value.save(path)
-            digest, size = files.digest(path), path.stat().st_size
+            size = path.stat().st_size
+            if max_bytes is not None and size > max_bytes:
+                raise errors.ArtifactTooLarge(value.kind, size, max_bytes)
+            digest = files.digest(path)
             if not self._renew(digest, size):
                 self._deliver(path, self._place(digest), durable=True)
         return _ref(value, digest, self._uri_of(digest), size)
@@ -83,6 +96,7 @@ class Store:
         if not self._is_local:
             self._fetch(ref, path)  # there is no copy yet, or the copy is at fault
         elif found is None:
+            self._check_there()
             raise errors.ArtifactMissing(ref.digest, ref.uri)
         else:
             raise errors.ArtifactCorrupt(ref.digest, ref.uri, found)
@@ -120,14 +134,18 @@ class Store:
             self._remove(self._place(digest))
 
     def sweep(self, before: float) -> int:
-        """Remove unfinished files that writers which died before a POSIX time left here."""
-        return files.sweep(self._scratch, before)
+        """Remove what writers that died before a POSIX time left unfinished, here or on the bus."""
+        swept = files.sweep(self._scratch, before)
+        if isinstance(self._fs, objects.ObjectFiles):
+            swept += self._fs.sweep(before)
+        return swept
 
     def write_record(self, name: str, data: bytes) -> None:
         """Keep a small named document beside the blobs, replacing one of that name at once.
 
         It is not forced to disk: after a power cut it may be gone, or be what it was.
         """
+        self._check_there()
         with files.scratch(self._scratch) as path:
             path.write_bytes(data)
             self._deliver(path, f"{self._root}/{name}", durable=False)
@@ -243,6 +261,11 @@ class Store:
         if self._is_local:
             return pathlib.Path(self._place(digest))
         return self._local / _BLOBS / digest[7:]
+
+    def _check_there(self) -> None:
+        """Refuse to begin another store where a disk is not mounted, or a folder was moved."""
+        if self._is_local and not pathlib.Path(self._root).is_dir():
+            raise errors.Unreachable(self.uri, "its folder is not there")
 
     def _check_own(self, ref: artifacts.ArtifactRef) -> None:
         """Refuse a ref that leads elsewhere: refs come from the bus."""

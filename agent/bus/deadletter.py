@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -10,9 +13,20 @@ from protocol import problems, subjects
 
 log = structlog.get_logger()
 
+SUBJECT, CODE, REASON, PATH = "Dead-Subject", "Dead-Code", "Dead-Reason", "Dead-Path"
+BYTES = "Dead-Bytes"
+"""The size of a body that is not there as a whole."""
+HEADERS = "Dead-Headers"
+"""How many of the headers that it came with are not there."""
+OURS = ("dead-", "nats-")
+"""Headers of these names are ours, or ask something of the stream that a message was put in."""
+
 _MAX_HEADER = 1_000
+_MAX_HEADERS = 16_384
+"""Of all that it came with; a server hangs up on more than a message may have."""
 _SLACK = 256
 """For the header's own frame, and what the client adds to it."""
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class DeadLetters:
@@ -28,20 +42,17 @@ class DeadLetters:
 
         What would not fit beside the reason is cut off, and its whole size told.
         """
-        # What a header asks of the broker was asked of another stream.
-        given = (message.headers or {}).items()
-        headers = {k: v for k, v in given if not k.lower().startswith("nats-")}
-        headers |= {
-            "Dead-Subject": message.subject,
-            "Dead-Code": problem.code,
-            "Dead-Reason": problem.message[:_MAX_HEADER].replace("\n", " ").replace("\r", " "),
-            "Dead-Path": problem.path or "",
+        headers = _given(message.headers or {}) | {
+            SUBJECT: _line(message.subject),
+            CODE: problem.code,
+            REASON: _line(problem.message),
+            PATH: _line(problem.path or ""),
         }
         sequence = message.metadata.sequence.stream
         headers["Nats-Msg-Id"] = f"dead-{message.metadata.stream}-{sequence}"
-        room = self._max_bytes - sum(len(f"{k}: {v}\r\n".encode()) for k, v in headers.items())
+        room = self._max_bytes - _size(headers)
         if len(message.data) > room:
-            headers["Dead-Bytes"] = str(len(message.data))
+            headers[BYTES] = str(len(message.data))
         await self._js.publish(
             self._names.deadletter,
             message.data[: max(0, room)],
@@ -50,3 +61,34 @@ class DeadLetters:
         )
         await message.term()
         log.warning("message.dead_lettered", subject=message.subject, code=problem.code)
+
+
+def _given(headers: Mapping[str, str]) -> dict[str, str]:
+    """Choose what can be sent on of the headers that a message came with, and count the rest."""
+    theirs = [(k, v) for k, v in headers.items() if not k.lower().startswith(OURS)]
+    kept: dict[str, str] = {}
+    room = _MAX_HEADERS
+    for name, value in theirs:
+        if _can_be_sent(name, value) and (size := _size({name: value})) <= room:
+            kept[name] = value
+            room -= size
+    lost = len(theirs) - len(kept)
+    return kept | ({HEADERS: str(lost)} if lost else {})
+
+
+def _can_be_sent(name: str, value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return _NAME.fullmatch(name) is not None
+
+
+def _size(headers: Mapping[str, str]) -> int:
+    return sum(len(f"{name}: {value}\r\n".encode()) for name, value in headers.items())
+
+
+def _line(text: str) -> str:
+    """Write a text of any length and kind as the value of a header."""
+    one = re.sub(r"[\x00-\x1f\x7f]", " ", text[:_MAX_HEADER])
+    return one.encode(errors="replace").decode()

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.micro.request import Request
 from nats.micro.service import EndpointConfig, Service, ServiceConfig
 
+from agent.bus import journal
 from protocol import codec, problems, subjects
 
 log = structlog.get_logger()
@@ -33,6 +34,8 @@ _STATUS = {
     "internal": 500,
 }
 _BAD_REQUEST = 400
+RETRY_AFTER_S = 5
+"""What whoever asks is told when nothing more is taken for now."""
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _MAX_CONTENT_TYPE = 100
 
@@ -50,8 +53,17 @@ class Caller(msgspec.Struct, frozen=True):
 
     traceparent: str | None = None
     content_type: str | None = None
+    signed_by: str | None = None
+    """The name that we know the key by whose signature was verified."""
+    key: str | None = None
+    digest: str = ""
+    """Of the command as it came."""
 
 
+AWAY = (journal.Unavailable, nats.errors.Error, TimeoutError)
+"""What is raised where the bus stores nothing, or does not answer."""
+Read = Callable[[str, Any, type[Any], int], Awaitable[tuple[Any, Caller]]]
+"""Reads a message for the named endpoint, of a kind, of so many bytes at most."""
 Handler = Callable[[Any, Caller], Awaitable[msgspec.Struct]]
 
 
@@ -65,6 +77,28 @@ class Endpoint(msgspec.Struct, frozen=True):
     handler: Handler
 
 
+def number(problem: problems.Problem) -> int:
+    """Give the number that a problem has in a header, as in HTTP."""
+    return _STATUS.get(problem.code, _BAD_REQUEST)
+
+
+def problem_of(error: Exception) -> problems.Problem:
+    """Say to whoever asked what kept us from doing it."""
+    match error:
+        case codec.ProtocolError():
+            return problems.gather(error.problems)
+        case Refusal():
+            return error.problem
+        case nats.errors.MaxPayloadError():
+            message = "the reply is larger than a message on this bus may be"
+            return problems.Problem("payload_too_large", message)
+        case journal.Unavailable() | nats.errors.Error() | TimeoutError():
+            message = f"the bus stores nothing at present: {error or type(error).__name__}"
+            hint = "send the same again later: it is not done twice"
+            return problems.Problem("unavailable", message, hint=hint, retryable=True)
+    return problems.Problem("internal", "the agent could not do it", retryable=True)
+
+
 def caller(headers: Mapping[str, str] | None) -> Caller:
     """Read the headers of a request; a trace context that is none is ignored."""
     given = headers or {}
@@ -76,11 +110,18 @@ def caller(headers: Mapping[str, str] | None) -> Caller:
     )
 
 
+async def read(_: str, message: Any, kind: type[Any], max_bytes: int) -> tuple[Any, Caller]:
+    """Read a command and what its headers say; raise codec.ProtocolError."""
+    sender = caller(message.headers)
+    return codec.decode(message.data, kind, sender.content_type, max_bytes=max_bytes), sender
+
+
 class Door:
     """Serves endpoints. No message stops it; no error leaves without a Problem."""
 
-    def __init__(self, nc: Client, version: str, *, max_bytes: int) -> None:
+    def __init__(self, nc: Client, version: str, *, max_bytes: int, receive: Read = read) -> None:
         self._nc = nc
+        self._receive = receive
         self._version = version
         self._max_bytes = max_bytes
         self._service: Service | None = None
@@ -119,6 +160,9 @@ class Door:
 
     def _handler(self, endpoint: Endpoint) -> Callable[[Request], Awaitable[None]]:
         async def handle(request: Request) -> None:
+            if not request._msg.reply:  # noqa: SLF001 - the framework has no other way to it
+                log.info("request.without_reply", endpoint=endpoint.name)
+                return
             # A slow command (a template looks at its data) must not hold up the quick ones.
             call = asyncio.create_task(self._answer(endpoint, request))
             self._calls.add(call)
@@ -129,39 +173,36 @@ class Door:
     async def _answer(self, endpoint: Endpoint, request: Request) -> None:
         sender = caller(request.headers)
         try:
-            command = codec.decode(
-                request.data, endpoint.takes, sender.content_type, max_bytes=self._max_bytes
+            command, sender = await self._receive(
+                endpoint.name, request, endpoint.takes, self._max_bytes
             )
             reply = await endpoint.handler(command, sender)
             await request.respond(
                 codec.encode(reply, sender.content_type), headers=_content(sender)
             )
-        except codec.ProtocolError as error:
-            await _refuse(request, problems.gather(error.problems), sender)
-        except Refusal as refusal:
-            await _refuse(request, refusal.problem, sender)
-        except nats.errors.MaxPayloadError:
-            message = "the reply is larger than a message on this bus may be"
-            await _refuse(request, problems.Problem("payload_too_large", message), sender)
-        except Exception:  # what broke is for the log, not for the caller
-            log.exception("endpoint.broke", endpoint=endpoint.name)
-            unknown = problems.Problem(
-                code="internal", message="the agent could not do it", retryable=True
-            )
-            await _refuse(request, unknown, sender)
+        except Exception as error:
+            problem = problem_of(error)
+            if problem.code in {"internal", "unavailable"}:
+                log.warning("endpoint.broke", endpoint=endpoint.name, exc_info=True)
+            await _refuse(request, problem, sender)
 
 
 async def _refuse(request: Request, problem: problems.Problem, sender: Caller) -> None:
     try:
         body = codec.encode(problem, sender.content_type)
     except codec.ProtocolError:  # the content type itself was the problem
-        body = codec.encode(problem)
+        body, sender = codec.encode(problem), Caller()
     await request.respond_error(
-        code=str(_STATUS.get(problem.code, _BAD_REQUEST)),
+        code=str(number(problem)),
         description=problem.message[:500].replace("\n", " ").replace("\r", " "),
         data=body,
-        headers=_content(sender),
+        headers=_content(sender) | _later(problem),
     )
+
+
+def _later(problem: problems.Problem) -> dict[str, str]:
+    """Say when to ask again, as HTTP does."""
+    return {subjects.RETRY_AFTER: str(RETRY_AFTER_S)} if problem.code == "overloaded" else {}
 
 
 def _content(sender: Caller) -> dict[str, str]:

@@ -10,14 +10,15 @@ import structlog
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
-from protocol import following, subjects
+from protocol import chain, following, subjects
 
 log = structlog.get_logger()
 
 _WRONG_LAST_SEQUENCE = 10071
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _MESSAGE_ID = "Nats-Msg-Id"
-_TIMEOUT_S = 5.0
+_TIMEOUT_S = 3.0
+"""A stream that cannot be written does not answer; who asked waits a little longer than this."""
 
 
 class Fenced(Exception):
@@ -44,14 +45,15 @@ class Journal:
         self._js: JetStreamContext = nc.jetstream(timeout=_TIMEOUT_S)
         self._names = names
 
-    async def append(self, run_id: str, data: bytes, *, expected: int, message_id: str) -> int:
+    async def append(self, run_id: str, data: bytes, *, expected: int) -> int:
         """Append a commit after sequence `expected` of the run's subject (0: the first).
 
         Raises Fenced if the subject has moved on, Unavailable if no answer came, MaxPayloadError
-        if it can never be stored. An append whose acknowledgement was lost can be repeated: the
-        same message id is recognised.
+        if it can never be stored. An append whose acknowledgement was lost can be repeated. It is
+        recognised by its content alone: a replicated stream looks at the message id before the
+        expected sequence, so two owners with one id would both be told that theirs is stored.
         """
-        headers = {_EXPECTED: str(expected), _MESSAGE_ID: message_id}
+        headers = {_EXPECTED: str(expected), _MESSAGE_ID: f"{run_id}-{chain.digest(data)}"}
         try:
             ack = await self._js.publish(
                 self._names.run_journal(run_id),
@@ -87,6 +89,19 @@ class Journal:
         except (nats.errors.Error, TimeoutError) as error:
             raise Unavailable(type(error).__name__) from error
         return int(message.seq or 0), message.data or b""
+
+    async def first(self, run_id: str) -> bytes | None:
+        """Give the first commit, or None."""
+        subject = self._names.run_journal(run_id)
+        try:
+            message = await self._js.get_msg(
+                self._names.journal_stream, seq=1, subject=subject, direct=True, next=True
+            )
+        except nats.js.errors.NotFoundError:
+            return None
+        except (nats.errors.Error, TimeoutError) as error:
+            raise Unavailable(type(error).__name__) from error
+        return message.data or b""
 
     async def read(self, run_id: str) -> list[tuple[int, bytes]]:
         """Give all commits of a run as (sequence, bytes), first to last."""

@@ -8,11 +8,14 @@ from typing import Any
 
 import msgspec
 import nats.errors
+import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from agent.run import errors, stimuli
 from protocol import problems, subjects
+
+log = structlog.get_logger()
 
 Change = stimuli.CancelAsked | stimuli.ResumeAsked | stimuli.Answered
 Take = Callable[[stimuli.Stimulus, str], Awaitable[bool]]
@@ -95,12 +98,17 @@ class Nudges:
         """Take commands for a run that is held here, while the context lasts."""
 
         async def hear(message: Msg) -> None:
-            told = _decoder.decode(message.data)
+            try:
+                told = _decoder.decode(message.data)
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+                log.warning("nudge.unreadable", run=run_id, error=str(error)[:200])
+                return
             try:
                 heard = Heard(await take(told.stimulus, told.cause))
             except errors.Refused as refused:
                 heard = Heard(stored=False, problem=refused.problem)
-            await message.respond(msgspec.json.encode(heard))
+            if message.reply:
+                await message.respond(msgspec.json.encode(heard))
 
         subscription = await self._nc.subscribe(self._names.nudge(run_id), cb=hear)
         try:

@@ -23,8 +23,13 @@ log = structlog.get_logger()
 PRIORITIES = range(9, -1, -1)
 """Highest first."""
 _PULL_S = 5.0
-"""How long one waiting pull is open; a broker that came back is noticed within this."""
+"""How long one waiting pull is open at most."""
+_PULL_LEASES = 1 / 3
+"""The same in leases: what an agent that is frozen would have renewed must not come to itself."""
 _AWAY_S = 0.2
+_ANSWER_S = 3.0
+_NOTICE_S = 0.5
+"""How long it takes to notice that a broker which came back knows nothing of a pull."""
 _NO_RESPONDERS = "503"
 _SECOND_TICKET = 10077
 """The error code of a stream that refuses a message because its subject has one."""
@@ -33,8 +38,11 @@ _SECOND_TICKET = 10077
 class Ticket:
     """The right to conduct a run, for as long as it is kept alive."""
 
-    def __init__(self, run_id: str, message: Msg, lease_s: float) -> None:
+    def __init__(self, run_id: str, priority: int, message: Msg, lease_s: float) -> None:
         self.run_id = run_id
+        self.priority = priority
+        self.number = int(message.metadata.sequence.stream)
+        """Of the message: what is delivered again has the same."""
         self.delivered = int(message.metadata.num_delivered or 1)
         self._message = message
         self._lease_s = lease_s
@@ -57,8 +65,13 @@ class Ticket:
             await self._message.ack_sync(timeout=self._lease_s)
 
     async def hand_back(self, delay_s: float) -> None:
-        """Let another agent (or this one) take the run, after a while."""
+        """Let another agent (or this one) take the run, after a while; one that is lost is let be.
+
+        The broker would take it back from whoever holds it by now.
+        """
         await self._stop()
+        if self.lost:
+            return
         with contextlib.suppress(nats.errors.Error):
             await self._message.nak(delay=delay_s or None)
 
@@ -70,17 +83,29 @@ class Ticket:
         await tasks.end(self._keeping)
 
     async def _keep(self) -> None:
-        """Renew a third of the lease before it matters; a request, so that a loss is noticed."""
+        """Renew it every third of a lease, until it could not be for a whole one.
+
+        The clock here decides: the broker takes a renewal however late it comes, and whoever holds
+        the ticket by then (https://github.com/nats-io/nats-server/issues/4786).
+        """
         loop = asyncio.get_running_loop()
         renewed = loop.time()
         while loop.time() - renewed < self._lease_s:
             await asyncio.sleep(self._lease_s / 3)
-            with contextlib.suppress(nats.errors.Error, TimeoutError):
-                await self._message._client.request(  # noqa: SLF001 - in_progress() awaits no answer
-                    self._message.reply, b"+WPI", timeout=self._lease_s / 3
-                )
-                renewed = loop.time()
+            asked = loop.time()
+            if asked - renewed < self._lease_s and await self._renew():
+                renewed = asked
         self._lost.set()
+
+    async def _renew(self) -> bool:
+        """Renew it once; a request, so that a loss is noticed."""
+        try:
+            await self._message._client.request(  # noqa: SLF001 - in_progress() awaits no answer
+                self._message.reply, b"+WPI", timeout=self._lease_s / 3
+            )
+        except (nats.errors.Error, TimeoutError):
+            return False
+        return True
 
 
 class Tickets:
@@ -88,7 +113,7 @@ class Tickets:
 
     def __init__(self, nc: Client, names: subjects.Subjects, lease_s: float) -> None:
         self._nc = nc
-        self._js: JetStreamContext = nc.jetstream()
+        self._js: JetStreamContext = nc.jetstream(timeout=_ANSWER_S)
         self._names = names
         self._lease_s = lease_s
         self._armed: dict[int, asyncio.Task[Msg | None]] = {}
@@ -136,6 +161,18 @@ class Tickets:
         places = (self._names.read_ticket(subject) for subject in info.state.subjects or {})
         return {place[1] for place in places if place is not None}
 
+    async def waiting(self) -> int:
+        """Count the runs in the queue that nobody has taken."""
+        infos = await asyncio.gather(
+            *(
+                self._js.consumer_info(
+                    self._names.tickets_stream, self._names.tickets_consumer(priority)
+                )
+                for priority in PRIORITIES
+            )
+        )
+        return sum(info.num_pending or 0 for info in infos)
+
     async def take(self) -> Ticket:
         """Wait for the next ticket, of the highest priority that has one."""
         self._taking = True
@@ -144,9 +181,15 @@ class Tickets:
                 message = await self._ready() or await self._first()
                 place = self._names.read_ticket(message.subject) if message else None
                 if message is not None and place is not None:
-                    return Ticket(place[1], message, self._lease_s)
+                    return Ticket(place[1], place[0], message, self._lease_s)
+                if message is not None:  # it names no run: it would come again and again
+                    log.warning("ticket.unreadable", subject=message.subject[:200])
+                    await message.term()
         finally:
             self._taking = False
+            for priority, pull in [*self._armed.items()]:
+                if pull.done():  # it came while another was being taken
+                    self._came(priority, pull)
 
     async def _ready(self) -> Msg | None:
         """Take a ticket that waits already; a backlog is served strictly by priority."""
@@ -173,7 +216,8 @@ class Tickets:
         return found[0] if found else None
 
     def _arm(self, priority: int) -> None:
-        pull = asyncio.create_task(self._pull(priority, wait_s=_PULL_S))
+        wait = min(_PULL_S, self._lease_s * _PULL_LEASES)
+        pull = asyncio.create_task(self._pull(priority, wait_s=wait))
         self._armed[priority] = pull
         pull.add_done_callback(lambda done: self._came(priority, done))
 
@@ -194,17 +238,31 @@ class Tickets:
         wish = (
             {"batch": 1, "expires": int(wait_s * 1e9)} if wait_s else {"batch": 1, "no_wait": True}
         )
+        asked = asyncio.get_running_loop().time()
         try:
             async with self._inbox() as (inbox, answers):
                 await self._nc.publish(subject, msgspec.json.encode(wish), reply=inbox)
-                message = await answers.next_msg(timeout=wait_s + self._lease_s / 2)
+                message = await self._answer(answers, wait_s + self._lease_s / 2)
         except (nats.errors.Error, TimeoutError):
             await asyncio.sleep(_AWAY_S)
             return None
         status = (message.headers or {}).get("Status")
         if status == _NO_RESPONDERS:
             await asyncio.sleep(_AWAY_S)
-        return message if status is None else None
+        # After a pause of a whole lease, what came in meanwhile is somebody else's by now.
+        late = asyncio.get_running_loop().time() - asked >= self._lease_s
+        return message if status is None and not late else None
+
+    async def _answer(self, answers: Subscription, patience_s: float) -> Msg:
+        """Wait for an answer; raise TimeoutError once a new connection says that none will come."""
+        loop = asyncio.get_running_loop()
+        until, connections = loop.time() + patience_s, self._nc.stats["reconnects"]
+        while True:
+            try:
+                return await answers.next_msg(timeout=min(_NOTICE_S, until - loop.time()))
+            except nats.errors.TimeoutError:
+                if loop.time() >= until or self._nc.stats["reconnects"] != connections:
+                    raise
 
     @contextlib.asynccontextmanager
     async def _inbox(self) -> AsyncIterator[tuple[str, Subscription]]:

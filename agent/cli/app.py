@@ -9,11 +9,27 @@ from typing import NoReturn
 
 import typer
 
-from agent.cli import console, inspection, local, orders, session, tracing, watching
+from agent.cli import (
+    agents,
+    audit,
+    audits,
+    console,
+    control,
+    dead,
+    inspection,
+    keys,
+    local,
+    orders,
+    permissions,
+    session,
+    tracing,
+    watching,
+)
 
 INTERRUPTED = 128 + signal.SIGINT
 COMMON = """These stand anywhere: [bold]--json[/] (for programs; nothing else on standard output),
-[bold]--config FILE[/], [bold]--set KEY=VALUE[/] (again for more), [bold]--url NATS-URL[/].
+[bold]--config FILE[/], [bold]--set KEY=VALUE[/] (again for more), [bold]--url NATS-URL[/],
+[bold]--sign-with FILE[/] (a key of [bold]mlpm keys[/], where the agent demands signatures).
 
 Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no agent can be reached."""
 
@@ -37,13 +53,36 @@ COMMANDS = {
         orders.approve,
         orders.deny,
     ),
-    "Watch": (inspection.runs, inspection.status, watching.events, tracing.why, tracing.verify),
-    "Look things up": (inspection.stages, inspection.templates, local.schema),
-    "Look after it": (local.doctor, local.config, local.gc),
+    "Watch": (
+        inspection.runs,
+        inspection.status,
+        watching.events,
+        tracing.why,
+        tracing.verify,
+        agents.agents,
+        audits.audits,
+    ),
+    "Look things up": (
+        inspection.stages,
+        inspection.templates,
+        local.schema,
+        permissions.permissions,
+        keys.keys,
+    ),
+    "Look after it": (
+        local.doctor,
+        audit.audit,
+        local.config,
+        local.gc,
+        control.drain,
+        control.undrain,
+        control.capacity,
+    ),
 }
 for panel, functions in COMMANDS.items():
     for function in functions:
         app.command(rich_help_panel=panel)(function)
+app.add_typer(dead.app, rich_help_panel="Look after it")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -76,15 +76,18 @@ class Board:
         """Draw it as a rich table."""
         from rich import table, text
 
-        drawn = table.Table(box=None, pad_edge=False, title=self.title, title_justify="left")
+        title = console.escape(self.title)
+        drawn = table.Table(box=None, pad_edge=False, title=title, title_justify="left")
         for heading in ("", "stage", "kind", "time", "what"):
             drawn.add_column(heading, no_wrap=heading != "what")
         for row in self.rows.values():
             style = console.STATES.get(row.state, "dim")
             mark = text.Text(MARKS.get(row.state, "?"), style=style)
             took = console.seconds(row.elapsed(now))
-            what = text.Text(_what(row), style="dim" if row.state == "pending" else "")
-            drawn.add_row(mark, text.Text(row.stage, style=style), row.use, took, what)
+            told = console.plain(_what(row))
+            what = text.Text(told, style="dim" if row.state == "pending" else "")
+            stage = text.Text(console.plain(row.stage), style=style)
+            drawn.add_row(mark, stage, console.escape(row.use), took, what)
         return drawn
 
 
@@ -95,7 +98,8 @@ def line(event: events.Event) -> str:
     scope = event.scope
     element = getattr(event, "element", None)
     place = scope if element is None else f"{scope}[{element}]"
-    return f"{at}  {place:<18} {str(name).split('.')[-1]:<20} {_details(event)}".rstrip()
+    told = f"{at}  {place:<18} {str(name).split('.')[-1]:<20} {_details(event)}"
+    return console.plain(told.rstrip())
 
 
 def _show(row: Row, event: events.StageEvent) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-import nats
 import nats.errors
 
 from agent import address, doctor
 from agent.bus import connection
 from agent.cli import connect, console, session
-from protocol import codec, subjects, training
+from protocol import codec, credentials, permissions, subjects, training
 
 TIMEOUT_S = 3.0
 UP = "start one with: mlpm up"
@@ -41,10 +40,14 @@ async def _specialist(where: address.Address, here: session.Session) -> doctor.F
     """Ask after a training that never was: only a specialist that listens answers `unknown`."""
     names = subjects.Subjects(where.prefix)
     question = training.TrainingCancel(f"doctor-{secrets.token_hex(4)}", "check-up")
-    bus = await nats.connect(where.nats_url, **connection.identity(here.settings.nats))
+    who = connection.who(here.settings.nats, permissions.OPERATOR)
+    bus = await credentials.connect(where.nats_url, who)
     try:
-        reply = await bus.request(names.training_cancel, codec.encode(question), timeout=TIMEOUT_S)
+        asked = codec.encode(question)
+        reply = await credentials.ask(bus, names.training_cancel, asked, timeout=TIMEOUT_S)
         status = codec.decode(reply.data, training.TrainingStatus)
+    except credentials.NotPermitted:
+        return doctor.Finding("specialist", "ok", "not asked: the bus lets agents alone ask it")
     except nats.errors.Error as error:
         mend = "see specialist.log in the data folder, or start your ML-Training-Specialist"
         return doctor.Finding("specialist", "fail", f"does not answer ({error})", mend)

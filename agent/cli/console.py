@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import msgspec
@@ -52,7 +52,7 @@ def write_json(value: Any, *, pretty: bool = True) -> None:
 
 def write(text: str = "") -> None:
     """Write a line, with rich's markup, to standard output."""
-    rich_console().print(text, highlight=False, soft_wrap=True)
+    rich_console().print(_lines(text, plain), highlight=False, soft_wrap=True)
 
 
 def rich_console() -> Any:
@@ -74,21 +74,37 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
         made.add_column(heading, no_wrap=True)
     made.add_column(last, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(plain, row))
     rich_console().print(made)
 
 
 def state(name: str) -> str:
     """Colour a state's name."""
     style = STATES.get(name)
-    return f"[{style}]{name}[/]" if style else name
+    return f"[{style}]{name}[/]" if style else escape(name)
+
+
+def plain(text: str) -> str:
+    """Show foreign text on one line, and do nothing that it asks of the terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def escape(text: str) -> str:
-    """Keep brackets in foreign text from being read as markup."""
+    """Show foreign text on one line, and read nothing in it as markup or as for the terminal."""
     from rich import markup
 
-    return markup.escape(text)
+    return markup.escape(plain(text))
+
+
+def escape_lines(text: str) -> str:
+    """Show foreign text of several lines, as `escape` does for one."""
+    return _lines(text, escape)
+
+
+def _lines(text: str, each: Callable[[str], str]) -> str:
+    return "\n".join(map(each, text.split("\n")))
 
 
 def moment(at: dt.datetime | None) -> str:
@@ -118,9 +134,9 @@ def report(problem: problems.Problem, *, as_json: bool) -> None:
     screen = console.Console(file=sys.stderr)
     for each in problem.problems or [problem]:
         where = f" at {each.path}" if each.path else ""
-        line = f"[red]{each.code}[/]{escape(where)}: {escape(each.message)}"
+        line = f"[red]{escape(each.code)}[/]{escape(where)}: {escape(each.message)}"
         screen.print(line, highlight=False, soft_wrap=True)
         if each.hint:
             screen.print(f"  hint: {escape(each.hint)}", highlight=False, soft_wrap=True)
         if each.traceback:
-            screen.print(escape(each.traceback), highlight=False, soft_wrap=True)
+            screen.print(escape_lines(each.traceback), highlight=False, soft_wrap=True)

@@ -32,8 +32,8 @@ def runs(
         ("run", "pipeline", "state", "accepted", "stages", "requester"),
         (
             (
-                run.run_id,
-                run.pipeline,
+                console.escape(run.run_id),
+                console.escape(run.pipeline),
                 console.state(run.state),
                 console.moment(run.accepted_at),
                 f"{run.stages_done}/{run.stages}",
@@ -67,7 +67,8 @@ def status(ctx: typer.Context, run: RunId) -> None:
 def show_status(found: commands.RunStatus) -> None:
     """Write a run's state for a person."""
     console.write(
-        f"{found.pipeline} [bold]{found.run_id}[/] {console.state(found.state)}, accepted "
+        f"{console.escape(found.pipeline)} [bold]{console.escape(found.run_id)}[/] "
+        f"{console.state(found.state)}, accepted "
         f"{console.moment(found.accepted_at)} from {console.escape(found.requester)}"
     )
     console.table(
@@ -75,7 +76,8 @@ def show_status(found: commands.RunStatus) -> None:
         (_stage_row(stage) for stage in found.stages),
     )
     if found.problem is not None:
-        console.write(f"[red]{found.problem.code}[/]: {console.escape(found.problem.message)}")
+        told = console.escape(f": {found.problem.message}")
+        console.write(f"[red]{console.escape(found.problem.code)}[/]{told}")
 
 
 def _stage_row(stage: commands.StageStatus) -> tuple[str, ...]:
@@ -89,7 +91,8 @@ def _stage_row(stage: commands.StageStatus) -> tuple[str, ...]:
     text = console.escape("  ".join(part for part in what if part))
     took = console.seconds(stage.duration_s)
     attempt = str(stage.attempt or "")
-    return stage.id, stage.use, console.state(stage.state), attempt, took, text
+    name, kind = console.escape(stage.id), console.escape(stage.use)
+    return name, kind, console.state(stage.state), attempt, took, text
 
 
 def stages(

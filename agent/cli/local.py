@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
+import msgspec
 import typer
 
 from agent.cli import console, session
+from protocol import problems
 
+ANEW = "start the agent anew, or have a supervisor do it: its runs go on"
 LEVELS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
 
@@ -29,14 +33,26 @@ def up(
     import uvloop
 
     from agent import address, service
+    from agent.config import redact
+    from agent.execution import vigil
 
     def ready(where: address.Address) -> None:
+        # Standard output may be kept for others to read: what lets in is in the data folder alone.
+        url = redact(where.nats_url)
         if here.json:
-            console.write_json(where, pretty=False)
+            console.write_json(msgspec.structs.replace(where, nats_url=url), pretty=False)
         else:
-            console.write(f"agent [bold]{where.agent_id}[/] is ready at {where.nats_url}")
+            console.write(f"agent [bold]{where.agent_id}[/] is ready at {url}")
 
-    uvloop.run(service.serve(settings, ready, modules=tuple(stages or ())))
+    async def serve() -> None:
+        try:
+            await service.serve(settings, ready, modules=tuple(stages or ()))
+        except (service.CutOff, vigil.ClusterLost) as failure:
+            problem = problems.Problem("unavailable", str(failure), hint=ANEW)
+            console.report(problem, as_json=here.json)
+            os._exit(console.UNAVAILABLE)  # what asks a cluster that is gone hangs for a minute
+
+    uvloop.run(serve())
 
 
 def demo(

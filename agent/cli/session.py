@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from agent import address, config
+from agent import address, config, layers
 from agent.cli import console
 
 if TYPE_CHECKING:
     from protocol import client
 
 T = TypeVar("T")
-TAKES_VALUE = ("--config", "--set", "--url")
+TAKES_VALUE = ("--config", "--set", "--url", "--sign-with")
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -27,6 +27,7 @@ class Options(msgspec.Struct, frozen=True):
     config: pathlib.Path | None = None
     overrides: tuple[str, ...] = ()
     url: str = ""
+    sign_with: str = ""
 
 
 def split(arguments: Sequence[str]) -> tuple[Options, list[str]]:
@@ -51,6 +52,7 @@ def split(arguments: Sequence[str]) -> tuple[Options, list[str]]:
         config=pathlib.Path(path[0]) if path else None,
         overrides=tuple(given["--set"]),
         url=url[0] if url else "",
+        sign_with=(given["--sign-with"] or [""])[-1],
     )
     return options, rest
 
@@ -66,10 +68,10 @@ class Session:
         """Tell whether a program reads what we print."""
         return self.options.json
 
-    def loaded(self) -> config.Loaded:
+    def loaded(self) -> layers.Loaded:
         """Read the configuration; a mistake in it ends the command."""
         try:
-            return config.resolve(self.options.config, os.environ, self.options.overrides)
+            return layers.resolve(self.options.config, os.environ, self.options.overrides)
         except config.ConfigError as error:
             console.stop("invalid_field", str(error))
 
@@ -103,7 +105,8 @@ class Session:
     ) -> T:
         from agent.cli import connect
 
-        async with connect.connected(where, self.settings) as agent:
+        sign_with = self.options.sign_with or self.settings.security.signing_key
+        async with connect.connected(where, self.settings, sign_with=sign_with) as agent:
             return await talk(agent)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import typer
 
+from agent import config
 from agent.cli import console, inspection, session
 from protocol import events
 
@@ -124,10 +125,13 @@ def _explain(
 
 def open_store(here: session.Session) -> store.Store:
     """Open the artifact store of the settings."""
-    from agent.artifacts import store
+    from agent.artifacts import objects, store
+    from protocol import permissions
 
     settings = here.settings
-    return store.Store(settings.artifacts_uri, settings.data_path / "artifact-copies")
+    url = here.find_agent().nats_url if settings.artifacts.uri == config.OBJECTS else ""
+    access = objects.access(url, settings.nats, permissions.OPERATOR)
+    return store.Store(settings.artifacts_uri, settings.data_path / "artifact-copies", access)
 
 
 def verify(ctx: typer.Context, run: inspection.RunId) -> None:

@@ -45,7 +45,7 @@ def events(  # noqa: PLR0917 - typer makes options of them
             if here.json:
                 console.write_json(entry, pretty=False)
             else:
-                about = "" if run else f"{entry.run_id}  "
+                about = "" if run else f"{console.plain(entry.run_id)}  "
                 print(f"{about}{board.line(entry.event)}", flush=True)  # noqa: T201 - a line of output
 
     here.ask(talk)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -22,6 +23,9 @@ log = structlog.get_logger()
 Outcome = Literal["ended", "parked"]
 MAX_NOTE_BYTES = 64 * 1024
 """Of what a stage tells for the journal, which is no place for data."""
+
+SHARED = {"training", "swarm"}
+"""Placements whose work outlives its owner, for the next to attach to: the owner alone stops it."""
 
 WriterFactory = Callable[[scribe.OnLost], scribe.Scribe]
 Recall = Callable[[effects.Work], Awaitable[None]]
@@ -48,6 +52,7 @@ class Conductor:
         announcer: announce.Announcer,
         clock: scribe.Clock,
         recall: Recall,
+        careful: bool = False,
     ) -> None:
         self.machine = book.machine
         self.run_id = book.machine.state.run_id
@@ -57,6 +62,8 @@ class Conductor:
         self._clock = clock
         self._told = log.bind(run=self.run_id)
         self._recall = recall
+        self._careful = careful
+        """Launch nothing before it is stored that the run was taken: it may end this process."""
         self._done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._attempts: dict[effects.WorkKey, asyncio.Task[None]] = {}
@@ -65,13 +72,15 @@ class Conductor:
         """What was to be stopped before it was launched."""
         self._errands: set[asyncio.Task[None]] = set()
 
-    async def conduct(self, owner: str) -> Outcome:
+    async def conduct(self, owner: str, problem: problems.Problem | None = None) -> Outcome:
         """Take the run and see it to its end, or until it waits for a person.
 
-        Raises OwnershipLost when another agent has taken it over.
+        With a problem it is ended at once. Raises OwnershipLost when another agent has taken it
+        over.
         """
         try:
-            self.feed(stimuli.Taken(owner, self.scribe.epoch), cause=f"agents/{owner}")
+            taken = stimuli.Taken(owner, self.scribe.epoch, problem)
+            self.feed(taken, cause=f"agents/{owner}")
             return await self._done
         finally:
             await self._let_go()
@@ -95,11 +104,21 @@ class Conductor:
         facts, wanted = self.machine.handle(stimulus, self._clock(), cause)
         for fact in facts:
             self._log(fact)
-        deferred = [effect for effect in wanted if _waits_for_commit(effect)]
-        self.scribe.record(facts, [self._action(effect) for effect in deferred])
+        deferred: list[effects.Effect] = []
+        free: list[effects.Effect] = []
         for effect in wanted:
-            if not _waits_for_commit(effect):
-                self._perform(effect)
+            (deferred if self._waits_for_commit(effect) else free).append(effect)
+        self.scribe.record(facts, [self._action(effect) for effect in deferred])
+        for effect in free:
+            self._perform(effect)
+
+    def _waits_for_commit(self, effect: effects.Effect) -> bool:
+        match effect:
+            case effects.Launch(after_commit=wait):
+                return wait or self.scribe.behind or (self._careful and not self.scribe.begun)
+            case effects.Park() | effects.End():
+                return True
+        return False
 
     def _action(self, effect: effects.Effect) -> scribe.Action:
         return lambda: self._perform(effect)
@@ -111,7 +130,7 @@ class Conductor:
             case effects.Stop(key=key, force=force):
                 self._errand(self._stop(key, force=force))
             case effects.Recall(work=work):
-                self._errand(self._recall(work))
+                self._errand(self._recall_if_ours(work))
             case effects.SetTimer(name=name, at=at):
                 self._set_timer(name, at)
             case effects.ClearTimer(name=name):
@@ -145,11 +164,17 @@ class Conductor:
         self._attempts.pop(work.key, None)
         self._works.pop(work.key, None)
         self._unwanted.discard(work.key)
-        try:
+        with self._read_again():
             told = outcomes.stimulus(work.key, outcome, self.scribe.max_event_bytes)
             self.feed(told, cause=_place(work.key))
-        except Exception as error:  # a defect of ours: the run is read again, and goes on
-            log.exception("outcome.not_taken", run=self.run_id, stage=work.key.stage)
+
+    @contextlib.contextmanager
+    def _read_again(self) -> Iterator[None]:
+        """Let the run be read again, and go on, where the core breaks: a defect of ours."""
+        try:
+            yield
+        except Exception as error:
+            log.exception("stimulus.not_taken", run=self.run_id)
             self._lost(error)
 
     async def _outcome(self, work: effects.Work) -> base.Outcome:
@@ -165,8 +190,12 @@ class Conductor:
         work = self._works.get(key)
         if work is None:
             self._unwanted.add(key)  # its start may be on its way to the journal
-        else:
+        elif work.placement not in SHARED or await self.scribe.confirm():
             await self._executors[work.placement].stop(key, force=force)
+
+    async def _recall_if_ours(self, work: effects.Work) -> None:
+        if await self.scribe.confirm():
+            await self._recall(work)
 
     def _set_timer(self, name: str, at: dt.datetime) -> None:
         self._clear_timer(name)
@@ -180,7 +209,8 @@ class Conductor:
 
     def _fire(self, name: str) -> None:
         self._timers.pop(name, None)
-        self.feed(stimuli.TimerFired(name), cause=f"timers/{name}")
+        with self._read_again():
+            self.feed(stimuli.TimerFired(name), cause=f"timers/{name}")
 
     def _alert(self, warning: effects.Warn) -> swarm.Alert:
         return swarm.Alert(
@@ -211,6 +241,8 @@ class Conductor:
             self._clear_timer(name)
         await tasks.end(*self._attempts.values())
         await self.scribe.flush()
+        if self._done.cancelled():  # we stop: neither the run nor a defect of ours is to blame
+            await self.scribe.release()
 
     def _log(self, fact: events.AnyEvent) -> None:
         kind = str(fact.__struct_config__.tag)
@@ -248,15 +280,6 @@ class _Watcher:
             return
         noted = stimuli.WorkNoted(self._key, fact, dict(details))
         self._conductor.feed(noted, cause=_place(self._key))
-
-
-def _waits_for_commit(effect: effects.Effect) -> bool:
-    match effect:
-        case effects.Launch(after_commit=wait):
-            return wait
-        case effects.Park() | effects.End():
-            return True
-    return False
 
 
 def _place(key: effects.WorkKey) -> str:

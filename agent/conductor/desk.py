@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import Any
 
@@ -9,12 +10,14 @@ import msgspec
 
 from agent import catalog, templates, version
 from agent.artifacts import cache
-from agent.bus import announce, endpoints, journal, nudges, tickets
+from agent.bus import announce, auditing, endpoints, journal, nudges, senders, tickets
 from agent.conductor import admission, forecast, host, index, ledger, scribe
 from agent.execution import identity
 from agent.run import machine, stimuli, view
-from protocol import chain, codec, commands, events, problems
+from protocol import codec, commands, events, problems
 
+STORED_WITHIN_S = 3.0
+"""How long who sends a command waits until it is stored; the run takes it at once."""
 MOST_TRIES = 10
 """How often a command is begun anew that met another change of its run."""
 
@@ -36,6 +39,8 @@ class Desk:
         accepting: admission.Admission,
         steps: cache.Cache,
         identities: identity.Identities,
+        audit: auditing.AuditLog,
+        known: senders.Senders,
         clock: scribe.Clock,
         max_reply_bytes: int,
     ) -> None:
@@ -50,21 +55,23 @@ class Desk:
         self._admission = accepting
         self._cache = steps
         self._identities = identities
+        self._audit = audit
+        self._senders = known
         self._clock = clock
         self._max_reply_bytes = max_reply_bytes
 
     async def submit(
         self, request: commands.PipelineRequest, caller: endpoints.Caller
     ) -> commands.RunAccepted:
-        """Accept a request."""
-        return await self._admission.accept(request, traceparent=caller.traceparent)
+        """Accept a request; whoever takes it in has it watched, for it comes in several ways."""
+        return await self._admission.accept(request, caller)
 
     async def validate(
-        self, request: commands.PipelineRequest, _: endpoints.Caller
+        self, request: commands.PipelineRequest, caller: endpoints.Caller
     ) -> commands.ValidationReport:
         """Say whether a request would be accepted, and what its run would reuse."""
         try:
-            pipeline = await self._admission.expand(request)
+            pipeline = await self._admission.expand(request, caller)
         except endpoints.Refusal as refusal:
             found = refusal.problem.problems or [refusal.problem]
             return commands.ValidationReport(ok=False, problems=found)
@@ -90,30 +97,65 @@ class Desk:
         """List runs, newest first."""
         return self._index.matching(query)
 
-    async def cancel(self, command: commands.Cancel, _: endpoints.Caller) -> commands.RunStatus:
+    async def cancel(
+        self, command: commands.Cancel, caller: endpoints.Caller
+    ) -> commands.RunStatus:
         """Stop a run."""
-        asked = stimuli.CancelAsked(command.by, command.reason, command.grace_s)
-        return await self._change(command.run_id, asked, f"commands/cancel by {command.by}")
+        return await self._watched("cancel", self._cancel, command, caller)
 
-    async def approve(self, command: commands.Approve, _: endpoints.Caller) -> commands.RunStatus:
+    async def approve(
+        self, command: commands.Approve, caller: endpoints.Caller
+    ) -> commands.RunStatus:
         """Answer a gate; a run that was parked for it goes back on the queue."""
-        answer = stimuli.Answered(command.stage, command.approved, command.by, command.comment)
-        return await self._change(command.run_id, answer, f"commands/approve by {command.by}")
+        action = "approve" if command.approved else "deny"
+        return await self._watched(action, self._approve, command, caller)
 
-    async def resume(self, command: commands.Resume, _: endpoints.Caller) -> commands.RunStatus:
+    async def resume(
+        self, command: commands.Resume, caller: endpoints.Caller
+    ) -> commands.RunStatus:
         """Let a failed or cancelled run go on."""
+        return await self._watched("resume", self._resume, command, caller)
+
+    async def _watched(
+        self, action: str, handler: endpoints.Handler, command: Any, caller: endpoints.Caller
+    ) -> commands.RunStatus:
+        done: commands.RunStatus = await self._audit.watched(action, handler, command, caller)
+        return done
+
+    async def _cancel(
+        self, command: commands.Cancel, caller: endpoints.Caller
+    ) -> commands.RunStatus:
+        by = caller.signed_by or command.by
+        asked = stimuli.CancelAsked(by, command.reason, command.grace_s, caller.signed_by)
+        return await self._change(command.run_id, asked, f"commands/cancel by {by}")
+
+    async def _approve(
+        self, command: commands.Approve, caller: endpoints.Caller
+    ) -> commands.RunStatus:
+        by = caller.signed_by or command.by
+        answer = stimuli.Answered(
+            command.stage, command.approved, by, command.comment, caller.signed_by
+        )
+        return await self._change(command.run_id, answer, f"commands/approve by {by}")
+
+    async def _resume(
+        self, command: commands.Resume, caller: endpoints.Caller
+    ) -> commands.RunStatus:
+        by = caller.signed_by or command.by
         book = await self._ledger(command.run_id)
+        self._senders.permit_stages(book.machine.state.pipeline_with({}), caller)
         found = self._param_problems(book.machine, command.params)
         if found:
             raise endpoints.Refusal(problems.gather(found))
         asked = stimuli.ResumeAsked(
-            command.by,
+            by,
             from_stage=command.from_stage,
             params=command.params,
             backfill=command.backfill,
             code_version=version.code_version(),
+            signed_by=caller.signed_by,
         )
-        return await self._change(command.run_id, asked, f"commands/resume by {command.by}")
+        return await self._change(command.run_id, asked, f"commands/resume by {by}")
 
     async def catalog(
         self, query: commands.CatalogQuery, _: endpoints.Caller
@@ -130,6 +172,10 @@ class Desk:
             raise endpoints.Refusal(
                 problems.Problem(code="not_found", message=str(missing), run_id=run_id)
             ) from missing
+        except ledger.Unreadable as broken:
+            raise endpoints.Refusal(
+                problems.Problem(code="artifact_corrupt", message=str(broken), run_id=run_id)
+            ) from broken
 
     async def _change(self, run_id: str, change: nudges.Change, cause: str) -> commands.RunStatus:
         """Bring a change into a run's journal; begin anew where the run moves on meanwhile."""
@@ -151,8 +197,12 @@ class Desk:
         The journal is read first: an owner listens before it writes. So either it is in the journal
         that was read, and hears of the change, or its first commit fences ours off.
         """
-        if await self._host.tell(run_id, change, cause):
-            return
+        try:
+            async with asyncio.timeout(STORED_WITHIN_S):
+                if await self._host.tell(run_id, change, cause):
+                    return
+        except TimeoutError:
+            raise endpoints.Refusal(_not_stored(run_id)) from None
         book = await self._ledger(run_id)
         if not await self._nudges.tell(run_id, change, cause):
             await self._commit(book, change, cause)
@@ -181,10 +231,7 @@ class Desk:
             events=facts,
         )
         data = codec.encode(commit)
-        message_id = f"{accepted.run_id}-{number}-{self._agent_id}-{chain.digest(data)[:12]}"
-        await self._journals.append(
-            accepted.run_id, data, expected=book.position.sequence, message_id=message_id
-        )
+        await self._journals.append(accepted.run_id, data, expected=book.position.sequence)
         await self._announcer.commit(commit, accepted.traceparent)
 
     def _param_problems(
@@ -197,6 +244,16 @@ class Desk:
 def _too_large(size: int, limit: int) -> problems.Problem:
     message = f"the command takes {size} bytes of the journal; at most {limit} are taken"
     return problems.Problem("payload_too_large", message, path="$")
+
+
+def _not_stored(run_id: str) -> problems.Problem:
+    return problems.Problem(
+        code="unavailable",
+        message="the run follows the command, but the journal cannot be written at present",
+        hint="ask for the status; if it does not show the command by then, send it again",
+        retryable=True,
+        run_id=run_id,
+    )
 
 
 def _too_lively(run_id: str) -> problems.Problem:

@@ -9,9 +9,10 @@ import structlog
 
 from agent import catalog, tasks
 from agent.bus import announce, journal, nudges, tickets
-from agent.conductor import conductor, ledger, scribe
+from agent.conductor import conductor, ledger, losses, scribe
 from agent.execution import base
 from agent.run import effects, stimuli
+from protocol import problems, swarm
 
 log = structlog.get_logger()
 
@@ -20,8 +21,14 @@ RETRY_AFTER_S = 5.0
 FIRST_LOOK_S = 0.02
 CLEAN_UP_S = 10.0
 """How long a conductor may take to store what it knows before it is asked again to end."""
+NAMED = 5
+"""How many of the stages at work are named."""
 MOST_LOOKS = 20
-"""How often a ticket is looked at whose run has no journal."""
+"""How often a ticket is looked at whose run has no journal, or one that cannot be read."""
+
+
+class _NotYet(Exception):
+    """The run may have ended its agents, as may another that was begun a moment ago."""
 
 
 class Host:
@@ -40,6 +47,7 @@ class Host:
         recall: conductor.Recall,
         clock: scribe.Clock,
         max_active: int,
+        max_losses: int,
         window: int,
         max_commit_bytes: int,
     ) -> None:
@@ -55,6 +63,11 @@ class Host:
         self._max_commit_bytes = max_commit_bytes
         self._window = window
         self._slots = asyncio.Semaphore(max_active)
+        self._max_losses = max_losses
+        self._trials = losses.Trials()
+        self.unreadable: set[str] = set()
+        """Runs that nobody here can go on with; they are left alone until this agent restarts."""
+        self._holding: dict[str, tickets.Ticket] = {}
         self._active: dict[str, conductor.Conductor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -66,6 +79,12 @@ class Host:
     def held(self, run_id: str) -> conductor.Conductor | None:
         """Give the conductor of a run, if this agent holds it."""
         return self._active.get(run_id)
+
+    def widen(self, window: int) -> None:
+        """Have so many elements of a fan-out at a time handed to the executors from now on."""
+        self._window = window
+        for conducting in self._active.values():
+            conducting.machine.window = window
 
     async def tell(self, run_id: str, stimulus: stimuli.Stimulus, cause: str) -> bool:
         """Let something happen to a run if it is held here; say whether it was stored."""
@@ -94,10 +113,25 @@ class Host:
         self._slots.release()
 
     async def _hold(self, ticket: tickets.Ticket) -> None:
-        run_id = ticket.run_id
-        if run_id in self._active:  # the ticket came twice; the first one is being worked on
-            await ticket.done()
+        first = self._holding.setdefault(ticket.run_id, ticket)
+        if first is not ticket:
+            await self._second(ticket, first)
             return
+        try:
+            await self._hold_first(ticket)
+        finally:
+            del self._holding[ticket.run_id]
+            self._trials.over(ticket.run_id)
+
+    async def _second(self, ticket: tickets.Ticket, first: tickets.Ticket) -> None:
+        """Leave it at the first ticket of a run; renewing that renews a second delivery of it."""
+        if ticket.number == first.number:
+            await ticket.forget()
+        else:
+            await ticket.hand_back(_rest_s(ticket))
+
+    async def _hold_first(self, ticket: tickets.Ticket) -> None:
+        run_id = ticket.run_id
         try:
             position = await self._conduct(ticket)
             await ticket.done()
@@ -110,6 +144,11 @@ class Host:
             await ticket.forget()
         except ledger.RunNotFound:
             await self._without_run(ticket)
+        except _NotYet:
+            await ticket.hand_back(RETRY_AFTER_S)
+        except ledger.Unreadable as broken:
+            log.error("journal.unreadable", run=run_id, reason=str(broken))  # noqa: TRY400 - it says it all
+            await self._unread(ticket, broken)
         except Exception:  # the run is safe in its journal; the agent goes on with the others
             log.exception("run.broke", run=run_id)
             await ticket.hand_back(RETRY_AFTER_S)
@@ -117,10 +156,22 @@ class Host:
     async def _without_run(self, ticket: tickets.Ticket) -> None:
         """Wait for the journal, which is stored beside the ticket; in vain, if that failed."""
         log.warning("ticket.without_run", run=ticket.run_id, delivered=ticket.delivered)
+        await self._rest(ticket)
+
+    async def _unread(self, ticket: tickets.Ticket, broken: ledger.Unreadable) -> None:
+        """Look again later: another agent may know what is new there. Then tell somebody."""
+        if ticket.delivered > MOST_LOOKS and ticket.run_id not in self.unreadable:
+            self.unreadable.add(ticket.run_id)
+            alert = swarm.Alert("critical", self._clock(), str(broken), ticket.run_id)
+            await self._announcer.alert(alert)
+        await self._rest(ticket)
+
+    async def _rest(self, ticket: tickets.Ticket) -> None:
+        """Look again later, but not for ever."""
         if ticket.delivered > MOST_LOOKS:
             await ticket.done()
         else:
-            await ticket.hand_back(min(FIRST_LOOK_S * 2**ticket.delivered, RETRY_AFTER_S))
+            await ticket.hand_back(_rest_s(ticket))
 
     async def _look_again(self, run_id: str, settled: scribe.Position | None) -> None:
         """Queue a run again that something brought on while its ticket was being given back."""
@@ -139,15 +190,31 @@ class Host:
         while True:
             book = await ledger.load(ticket.run_id, self._journals, self._stages)
             book.machine.window = self._window
-            if book.machine.state.over:
+            run = book.machine.state
+            # The same request, come again with another priority, makes no second owner.
+            if run.over or ticket.priority != run.options.priority:
                 return book.position
             epoch = book.epoch + 1
+            problem = self._verdict(book)
             try:
-                return await self._conduct_from(book, ticket)
+                return await self._conduct_from(book, ticket, problem)
             except conductor.OwnershipLost:
                 if ticket.lost or await self._taken_over(ticket.run_id, epoch):
                     raise
                 log.info("run.read_again", run=ticket.run_id)
+
+    def _verdict(self, book: ledger.Ledger) -> problems.Problem | None:
+        """Say why a run is only ended; raise _NotYet while another one has to show itself."""
+        now, run = self._clock(), book.machine.state
+        at_work = [run.spec(unit).id for unit in run.running]
+        problem = book.losses.problem(now, self._max_losses, list(dict.fromkeys(at_work))[:NAMED])
+        if problem is None and book.losses.holds:
+            suspect = book.losses.suspect(now)
+            time = asyncio.get_running_loop().time()
+            if not self._trials.may_begin(run.run_id, time, suspect=suspect):
+                raise _NotYet
+            log.warning("run.lost_before", run=run.run_id, times=len(book.losses.holds))
+        return problem
 
     async def _taken_over(self, run_id: str, epoch: int) -> bool:
         """Tell a run that another agent took from one whose journal a command was added to."""
@@ -155,7 +222,7 @@ class Host:
         return run.epoch >= epoch and (run.epoch, run.owner) != (epoch, self._agent_id)
 
     async def _conduct_from(
-        self, book: ledger.Ledger, ticket: tickets.Ticket
+        self, book: ledger.Ledger, ticket: tickets.Ticket, problem: problems.Problem | None
     ) -> scribe.Position | None:
         if book.epoch:  # whoever held it may have died between storing and announcing
             await self._announcer.commit(book.last, book.machine.state.accepted.traceparent)
@@ -166,6 +233,7 @@ class Host:
             announcer=self._announcer,
             clock=self._clock,
             recall=self._recall,
+            careful=ticket.delivered > 1,
         )
         self._active[ticket.run_id] = conducting
         lost = asyncio.ensure_future(ticket.wait_lost())
@@ -173,7 +241,7 @@ class Host:
         try:
             # Whoever finds us in the journal must find us listening: so first this, then that.
             async with self._nudges.listen(ticket.run_id, conducting.tell):
-                conduct = asyncio.ensure_future(conducting.conduct(self._agent_id))
+                conduct = asyncio.ensure_future(conducting.conduct(self._agent_id, problem))
                 await asyncio.wait({conduct, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if not conduct.done():  # the lease is over: somebody else may own the run already
                     log.warning("lease.expired", run=ticket.run_id)
@@ -204,3 +272,8 @@ class Host:
             )
 
         return make
+
+
+def _rest_s(ticket: tickets.Ticket) -> float:
+    """Say how long a ticket rests that is of no use yet: longer each time."""
+    return min(FIRST_LOOK_S * 2**ticket.delivered, RETRY_AFTER_S)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import sys
 
 import msgspec
 import structlog
 
 from agent.bus import journal
+from agent.conductor import backlog
 from agent.run import times
 from protocol import codec, commands, events
 
@@ -31,12 +33,12 @@ class _Entry(msgspec.Struct):
     """One run: its line in the list, and while it has not ended, what it waits for."""
 
     line: commands.RunSummary
-    priority: int
+    share: backlog.Share
     deadline_s: float | None
     deadline: dt.datetime | None = None
-    gates: dict[str, dt.datetime | None] = {}
+    gates: dict[str, dt.datetime | None] | None = None
     """Open gates by stage, with the time at which each expires."""
-    busy: set[tuple[str, int | None]] = set()
+    busy: set[tuple[str, int | None]] | None = None
     """Stages and elements that are at work, or about to be."""
 
     @property
@@ -52,21 +54,30 @@ class _Entry(msgspec.Struct):
     @property
     def wakes_at(self) -> dt.datetime | None:
         """Give when a parked run must be taken again; None where only a person can tell."""
-        dates = [date for date in [*self.gates.values(), self.deadline] if date is not None]
+        dates = [date for date in [*(self.gates or {}).values(), self.deadline] if date is not None]
         return min(dates, default=None)
 
 
 class Index:
     """One line per run. It can be thrown away and made again from the journal."""
 
-    def __init__(self) -> None:
+    def __init__(self, waiting: backlog.Backlog | None = None) -> None:
         self._runs: dict[str, _Entry] = {}
+        self._going: dict[str, dict[str, _Entry]] = {}
+        """By requester, what has not ended."""
+        self.waiting = waiting or backlog.Backlog()
+        """The runs that nobody has begun."""
         self.parked = asyncio.Event()
         """Set when a run begins to wait; whoever watches clears it."""
 
     async def follow(self, journals: journal.Journal) -> None:
         """Read the journal stream from its start and go on with it, until cancelled."""
-        await journals.watch(self.take)
+        await journals.watch(self.take, self._caught_up)
+
+    def _caught_up(self) -> None:
+        if not self.waiting.complete.is_set():
+            self.waiting.complete.set()
+            self.parked.set()
 
     async def take(self, run_id: str, data: bytes) -> None:
         """Fold one commit in."""
@@ -75,8 +86,13 @@ class Index:
         except codec.ProtocolError as error:
             log.warning("commit.unreadable", run=run_id, error=str(error))
             return
-        for fact in commit.events:
-            self._fold(run_id, fact)
+        try:
+            for fact in commit.events:
+                self._fold(run_id, fact)
+                self._line_up(run_id, commit.owner)
+                self._count(run_id)
+        except Exception as error:  # noqa: BLE001 - whatever somebody wrote there, the list goes on
+            log.warning("commit.unreadable", run=run_id, error=str(error))
         if run_id in self._runs and self._runs[run_id].parked:
             self.parked.set()
 
@@ -88,18 +104,50 @@ class Index:
         return commands.RunList(runs=found[: query.limit])
 
     def stirring(self, now: dt.datetime) -> dict[str, int]:
-        """Give the runs that neither ended nor wait for a person or a date, with their priority."""
+        """Give the runs that should be in the queue or at work, with their priority.
+
+        They neither ended nor wait for a person, a date, or others of their requester.
+        """
         going = ("queued", "running", "cancelling")
         return {
-            run_id: entry.priority
+            run_id: entry.share.priority
             for run_id, entry in self._runs.items()
-            if entry.line.state in going and not (entry.parked and _later(entry.wakes_at, now))
+            if entry.line.state in going
+            and not (entry.parked and _later(entry.wakes_at, now))
+            and self.waiting.stands(run_id)
         }
+
+    def knows(self, run_id: str) -> bool:
+        """Tell whether it has heard of a run."""
+        return run_id in self._runs
+
+    def going(self, requester: str) -> dict[str, commands.RunState]:
+        """Give the runs of a requester that neither ended nor wait for a person or a date."""
+        own = self._going.get(requester, {})
+        return {run: entry.line.state for run, entry in own.items() if not entry.parked}
 
     def next_wake(self) -> dt.datetime | None:
         """Give the time at which the next parked run must be taken again."""
         dates = [entry.wakes_at for entry in self._runs.values() if entry.parked]
         return min((date for date in dates if date is not None), default=None)
+
+    def _line_up(self, run_id: str, owner: str) -> None:
+        """Keep account of who has not begun."""
+        entry = self._runs.get(run_id)
+        if entry is not None and entry.line.state == "queued":
+            self.waiting.join(run_id, entry.share)
+        else:
+            self.waiting.leave(run_id, owner)
+
+    def _count(self, run_id: str) -> None:
+        """Keep account of who has how many."""
+        entry = self._runs.get(run_id)
+        if entry is None:
+            return
+        if entry.line.state not in _ENDED.values():
+            self._going.setdefault(entry.share.requester, {})[run_id] = entry
+        elif (own := self._going.get(entry.share.requester)) and own.pop(run_id, None) and not own:
+            del self._going[entry.share.requester]
 
     def _fold(self, run_id: str, fact: events.AnyEvent) -> None:
         if isinstance(fact, events.RunAccepted):
@@ -114,17 +162,16 @@ class Index:
 def _begun(fact: events.RunAccepted) -> _Entry:
     line = commands.RunSummary(
         run_id=fact.run_id,
-        pipeline=fact.pipeline.name,
-        requester=fact.requester,
+        pipeline=sys.intern(fact.pipeline.name),  # many have the same
+        requester=sys.intern(fact.requester),
         state="queued",
         accepted_at=fact.at,
         stages=len(fact.pipeline.stages),
     )
     seconds = fact.options.deadline_s
     priority = fact.options.priority
-    return _Entry(
-        line, priority, seconds, None if seconds is None else times.after(fact.at, seconds)
-    )
+    share = backlog.share(fact.requester, fact.signed_by, priority)
+    return _Entry(line, share, seconds, None if seconds is None else times.after(fact.at, seconds))
 
 
 def _evolve(line: commands.RunSummary, fact: events.AnyEvent) -> commands.RunSummary:
@@ -149,24 +196,31 @@ def _wait(entry: _Entry, fact: events.AnyEvent) -> None:
     """Keep account of what a run waits for, and of what is at work."""
     match fact:
         case events.StageStarted():
-            entry.busy.add((fact.stage, fact.element))
+            _busy(entry).add((fact.stage, fact.element))
         case events.ApprovalRequested():
-            entry.gates[fact.stage] = fact.expires_at
+            entry.gates = (entry.gates or {}) | {fact.stage: fact.expires_at}
         case events.StageApproved() | events.StageDenied():
-            entry.gates.pop(fact.stage, None)
-            entry.busy.add((fact.stage, None))
+            (entry.gates or {}).pop(fact.stage, None)
+            _busy(entry).add((fact.stage, None))
         case events.RunResumed():
             _forget(entry)
             if entry.deadline_s is not None:
                 entry.deadline = times.after(fact.at, entry.deadline_s)
     if isinstance(fact, _STAGE_ENDED):
-        entry.busy.discard((fact.stage, fact.element))
+        _busy(entry).discard((fact.stage, fact.element))
     elif type(fact) in _ENDED:
         _forget(entry)
 
 
 def _forget(entry: _Entry) -> None:
-    entry.gates, entry.busy = {}, set()
+    entry.gates = entry.busy = None
+
+
+def _busy(entry: _Entry) -> set[tuple[str, int | None]]:
+    """Give what is at work; most runs that are listed have nothing, and so no set for it."""
+    if entry.busy is None:
+        entry.busy = set()
+    return entry.busy
 
 
 def _later(date: dt.datetime | None, now: dt.datetime) -> bool:

@@ -42,6 +42,8 @@ class Janitor:
         self._host = runs
         self._clock = clock
         self._every_s = every_s
+        self._settled = False
+        """There was a sweep since all journals were read."""
 
     async def serve(self) -> None:
         """Sweep now and then, and when a parked run is due, until cancelled."""
@@ -58,7 +60,7 @@ class Janitor:
         due = {
             run_id: priority
             for run_id, priority in self._index.stirring(self._clock()).items()
-            if self._host.held(run_id) is None
+            if self._host.held(run_id) is None and run_id not in self._host.unreadable
         }
         if not due:
             return 0
@@ -79,7 +81,9 @@ class Janitor:
             left = until - loop.time()
             if wake is not None:
                 left = min(left, (wake - self._clock()).total_seconds())
-            if left <= 0:
+            complete = self._index.waiting.complete.is_set()
+            if left <= 0 or (complete and not self._settled):
+                self._settled = complete
                 return
             self._index.parked.clear()
             with contextlib.suppress(TimeoutError):

@@ -8,6 +8,9 @@ from agent.execution import base
 from agent.run import effects, stimuli
 from protocol import problems
 
+_SHORT = 1000
+"""Characters of a message that is cut."""
+
 
 def stimulus(key: effects.WorkKey, told: base.Outcome, max_bytes: int) -> stimuli.Stimulus:
     """Say to the run core how an attempt ended."""
@@ -40,9 +43,17 @@ def storable(told: base.Outcome, max_bytes: int) -> base.Outcome:
     if size <= max_bytes:
         return told
     if isinstance(told, base.Failed):
-        short = msgspec.structs.replace(told.problem, traceback=None, problems=[])
-        return base.Failed(short)
+        return base.Failed(_shortened(told.problem, max_bytes))
     return base.Failed(_too_large(size, max_bytes))
+
+
+def _shortened(problem: problems.Problem, max_bytes: int) -> problems.Problem:
+    """Leave out what is long by nature, and if that is not enough, all that may be."""
+    short = msgspec.structs.replace(problem, traceback=None, problems=[])
+    if len(msgspec.json.encode(base.Failed(short))) <= max_bytes:
+        return short
+    message = problem.message[:_SHORT]
+    return problems.Problem(problem.code, message, retryable=problem.retryable)
 
 
 def _too_large(size: int, max_bytes: int) -> problems.Problem:

@@ -25,8 +25,12 @@ ENVELOPE_BYTES = 4096
 """Of a commit, beside its events."""
 LINGER_S = 0.01
 """How long a commit waits for company where nobody waits for it: fewer commits cost less."""
+FRESH_S = 1.0
+"""How old an answer may be that says that nobody else owns the run."""
 MAX_EVENTS = 512
 """Of one commit; a wide fan-out goes into several, each well under the server's max payload."""
+MOST_BEHIND = 2 * MAX_EVENTS
+"""How many entries may be pending before the run waits for the journal."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -88,6 +92,11 @@ class Scribe:
         """Give the size that one event may have."""
         return self._max_bytes - ENVELOPE_BYTES
 
+    @property
+    def behind(self) -> bool:
+        """Tell whether so much is pending that nothing more should be begun before it is stored."""
+        return len(self._pending) >= MOST_BEHIND
+
     def record(self, facts: Sequence[events.AnyEvent], then: Sequence[Action] = ()) -> None:
         """Add events to the next commit; do `then` once it is stored."""
         if self.lost or (not facts and not then):
@@ -104,8 +113,18 @@ class Scribe:
             stored = asyncio.Event()
             self.record((), [stored.set])
             reached = asyncio.create_task(stored.wait(), name=f"flush {self.run_id}")
-            await asyncio.wait({self._writer, reached}, return_when=asyncio.FIRST_COMPLETED)
-            reached.cancel()
+            try:
+                await asyncio.wait({self._writer, reached}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                reached.cancel()
+
+    async def release(self) -> None:
+        """Note as the last thing under this epoch that the run was given back in order."""
+        if self.begun and not self.lost:
+            commit = msgspec.structs.replace(self._compose([]), released=True)
+            expected = self.position.sequence
+            with contextlib.suppress(journal.Unavailable, journal.Fenced):  # then it is a loss
+                await self._journal.append(self.run_id, codec.encode(commit), expected=expected)
 
     def abandon(self) -> None:
         """Write no more: somebody else owns the run."""
@@ -114,15 +133,38 @@ class Scribe:
         if self._writer is not None:
             self._writer.cancel()
 
+    async def confirm(self) -> bool:
+        """Tell whether the run is ours yet, once all that was recorded so far is stored.
+
+        What changes something that the run's next owner relies on asks this first. An answer that
+        was long on its way, or met us frozen, is asked for again.
+        """
+        await self.flush()
+        loop = asyncio.get_running_loop()
+        while not self.lost:
+            asked = loop.time()
+            if await self._retrying()(self._overtaken):
+                self._lose(journal.Fenced(self.run_id, self.position.sequence))
+            elif loop.time() - asked < FRESH_S:
+                return True
+        return False
+
+    async def _overtaken(self) -> bool:
+        last = await self._journal.last(self.run_id)
+        return last is not None and codec.decode(last[1], events.Commit).epoch > self.epoch
+
+    def _lose(self, why: BaseException) -> None:
+        self.lost = True
+        self._pending.clear()
+        self._on_lost(why)
+
     async def _write(self) -> None:
         try:
             while self._pending:
                 await self._linger()
                 await self._commit(self._gather())
         except Exception as error:  # noqa: BLE001 - a fence, or a defect: the run must not hang on it
-            self.lost = True
-            self._pending.clear()
-            self._on_lost(error)
+            self._lose(error)
         finally:
             self._writer = None
 
@@ -157,7 +199,7 @@ class Scribe:
             await self._store(facts[:middle])
             await self._store(facts[middle:])
             return
-        sequence = await self._append(commit, data)
+        sequence = await self._append(data)
         self.position = Position(sequence, commit.number, chain.digest(data))
         self.begun = True
         await self._announcer.commit(commit, self._traceparent)
@@ -173,22 +215,19 @@ class Scribe:
             events=facts,
         )
 
-    async def _append(self, commit: events.Commit, data: bytes) -> int:
+    async def _append(self, data: bytes) -> int:
         """Append until it is stored: a broker that is away only makes the run wait."""
-        message_id = f"{self.run_id}-{commit.number}-{self.epoch}"
         expected = self.position.sequence
         with contextlib.suppress(journal.Unavailable):
-            return await self._journal.append(
-                self.run_id, data, expected=expected, message_id=message_id
-            )
-        retrying = tenacity.AsyncRetrying(
+            return await self._journal.append(self.run_id, data, expected=expected)
+        return await self._retrying()(self._journal.append, self.run_id, data, expected=expected)
+
+    def _retrying(self) -> tenacity.AsyncRetrying:
+        return tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(journal.Unavailable),
             wait=tenacity.wait_exponential(multiplier=0.05, max=2),
             before_sleep=self._waiting,
             reraise=True,
-        )
-        return await retrying(
-            self._journal.append, self.run_id, data, expected=expected, message_id=message_id
         )
 
     def _waiting(self, state: tenacity.RetryCallState) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from agent.artifacts import store
-from agent.cli import board, connect, console, session
+from agent import config
+from agent.cli import board, connect, console, session, tracing
 from agent.demo import findings, results, series, stack
 from protocol import client, commands, events, pipelines
 
@@ -50,7 +50,7 @@ async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[res
         _say(here, "starting an agent: its own NATS server, Ray, MLflow and training specialist")
     async with stack.running(here) as there:
         weekly, scanned = await making
-        _say(here, f"the agent is ready at {there.nats_url}; sending two requests")
+        _say(here, f"the agent is ready at {config.redact(there.nats_url)}; sending two requests")
         async with connect.connected(there, here.settings) as agent:
             orders = [_forecast(weekly.as_uri()), _triage(scanned.as_uri())]
             return await _carry_out(here, agent, orders, cache)
@@ -81,7 +81,7 @@ async def _carry_out(
     else:
         await asyncio.gather(*watching)
     _all_succeeded(boards)
-    kept = store.Store(here.settings.artifacts_uri, here.settings.data_path / "artifact-copies")
+    kept = tracing.open_store(here)
     folder = here.settings.data_path / "demo"
     return [
         results.gather(await agent.status(one.run_id), kept, order.metric, folder)

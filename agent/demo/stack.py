@@ -40,10 +40,8 @@ def found(here: session.Session) -> address.Address | None:
 
 
 def _command(here: session.Session) -> list[str]:
-    """Start the same configuration; files of the data folder may be read, and logs are JSON."""
-    roots = ",".join([*here.settings.access.data_roots, str(here.settings.data_path)])
-    command = [sys.executable, "-m", "agent", "up", "--set", f"access.data_roots={roots}"]
-    command += ["--set", "logs.format=json"]
+    """Start the same configuration, with logs that are JSON."""
+    command = [sys.executable, "-m", "agent", "up", "--set", "logs.format=json"]
     if here.options.config:
         command += ["--config", str(here.options.config)]
     return command + [word for text in here.options.overrides for word in ("--set", text)]

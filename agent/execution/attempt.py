@@ -87,8 +87,12 @@ class Attempt:
             extra = {"context": context} if definition.takes_context else {}
             made = named(definition, stage.run(**inputs, **extra))  # type: ignore[attr-defined]
             context.check()
-            outputs = {port: self._store.put(value) for port, value in made.items()}
+            outputs = self._stored(made)
         return outputs, metrics_of(made), sources.code_digest(definition)
+
+    def _stored(self, made: Mapping[str, values.Value]) -> dict[str, artifacts.ArtifactRef]:
+        most = self._work.max_artifact_bytes
+        return {port: self._store.put(value, most) for port, value in made.items()}
 
     def _gather(self, definition: kit.Definition) -> tuple[dict[str, Any], dict[str, Any]]:
         """Read the inputs and put the element of a fan-out where it belongs."""
@@ -115,6 +119,7 @@ class Attempt:
             services=self._services,
             seed=work.seed,
             idempotency_key=work.idempotency_key,
+            epoch=work.epoch,
             traceparent=work.traceparent,
             lineage=_lineage(work, definition),
             report=self._tell,

@@ -49,7 +49,10 @@ class Bench:
     def __init__(
         self, cpus: float, workers: int, hire: Callable[[hands.Shape], hands.Hand]
     ) -> None:
-        self._free = cpus
+        self._cpus = self._free = cpus
+        self._employed = workers
+        """Common workers, at work or idle."""
+        self._wanted = workers
         self._hire = hire
         self._idle: dict[hands.Shape, list[hands.Hand]] = {
             hands.COMMON: [hire(hands.COMMON) for _ in range(workers)]
@@ -82,9 +85,37 @@ class Bench:
             self._put_back(hand)
         self._serve()
 
+    def resize(self, cpus: float, workers: int) -> None:
+        """Follow the cluster. What is at work goes on, whatever it has now.
+
+        Idle workers that are too many are dismissed, busy ones when they are done; whoever waits
+        for more than there is now is turned away.
+        """
+        self._free += cpus - self._cpus
+        self._cpus, self._wanted = cpus, workers
+        self._even_out()
+        for one in [*self._waiting]:
+            if one.cpu > cpus:
+                self.turn_away(one)
+        self._serve()
+
+    def _even_out(self) -> None:
+        """Have as many common workers as are wanted, as far as they are idle."""
+        idle = self._idle[hands.COMMON]
+        idle.sort(key=lambda hand: not hand.lost)  # who has died goes first
+        while idle and self._employed > self._wanted:
+            idle.pop(0).kill()
+            self._employed -= 1
+        # The new ones are not up yet: those that are have their turn first.
+        idle[:0] = [self._hire(hands.COMMON) for _ in range(self._employed, self._wanted)]
+        self._employed = max(self._employed, self._wanted)
+
     def _put_back(self, hand: hands.Hand) -> None:
         if hand.shape != hands.COMMON:
             self._keep_a_while(hand)
+        elif self._employed > self._wanted:
+            self._employed -= 1
+            hand.kill()
         else:
             self._idle[hands.COMMON].append(self._hire(hand.shape) if hand.dead else hand)
 

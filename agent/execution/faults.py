@@ -60,8 +60,21 @@ _RULES: list[tuple[tuple[type[BaseException], ...], _Rule]] = [
         _Rule("out_of_memory", True, "give more memory_bytes, or a max_memory_bytes to grow to"),
     ),
     ((models.UntrustedModel, errors.ForeignArtifact), _Rule("not_allowed")),
+    (
+        (errors.StoreAway,),
+        _Rule("unavailable", True, "mount or start the store again, then resume the run"),
+    ),
+    (
+        (errors.StoreFull,),
+        _Rule("unavailable", True, "let `mlpm gc` collect, or raise artifacts.max_bytes"),
+    ),
+    ((errors.StoreRefused,), _Rule("not_allowed", hint="docs/permissions.md lists what it takes")),
     ((errors.ArtifactCorrupt,), _Rule("artifact_corrupt", True)),
     ((errors.ArtifactMissing, ConnectionError, TimeoutError), _Rule("transient", True)),
+    (
+        (errors.ArtifactTooLarge,),
+        _Rule("payload_too_large", hint="the agent's limits: max_artifact_bytes of the requester"),
+    ),
     ((msgspec.ValidationError,), _Rule("invalid_field")),
     ((BadItem,), _Rule("type_mismatch")),
     ((BadOutput,), _Rule("code_fault")),

@@ -8,6 +8,7 @@ import functools
 import os
 import platform
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -148,7 +149,11 @@ class Hand:
         """Let the next attempt have its turn."""
         was_first = next(iter(self._calls)) == call.number
         del self._calls[call.number]
-        if was_first and self._calls and not self.lost:
+        if self._line is not None:
+            self._line.drop(self._name, call.number)
+        # One that was dropped may still be at work: whoever dropped it kills the worker.
+        ended = not (call.begun and call.reply.cancelled())
+        if was_first and ended and self._calls and not self.lost:
             self._turn(next(iter(self._calls.values())))
 
     async def _sent(self, call: Call) -> bool:
@@ -179,7 +184,7 @@ class Hand:
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             call.settle(error)
         else:
-            call.settle(data)
+            call.settle(data or Withdrawn(self.where))
 
     def _ended(self, serving: asyncio.Future[None]) -> None:
         """Tell whoever waits that the worker is gone."""
@@ -187,10 +192,8 @@ class Hand:
             return
         self._lost = error
         under_way = [call for call in self._calls.values() if not call.reply.done()]
-        for call in under_way[:1]:
-            call.settle(error)
-        for call in under_way[1:]:
-            call.settle(Withdrawn(self.where))
+        for call in under_way:
+            call.settle(error if call.begun else Withdrawn(self.where))
 
     async def ask_to_stop(self, number: int) -> None:
         """Tell an attempt to stop."""
@@ -213,15 +216,14 @@ class Hand:
 
     def kill(self) -> None:
         """End the process and what it started, at once."""
-        import ray
-
         if self.dead:
             return
         self.dead = True
         if self._line is not None:
             self._line.forget(self._name)
         self._children = _children(self.identity) if self._is_here() else []
-        ray.kill(self._actor, no_restart=True)
+        # It waits for the cluster's head, which may be gone: nobody waits with it.
+        threading.Thread(target=_kill, args=(self._actor,), name="kill", daemon=True).start()
         self._end_here()  # before its children: it must not take their end for a result
         for child in self._children:
             with contextlib.suppress(Exception):  # it may be gone by now
@@ -255,6 +257,13 @@ class Hand:
         who = self.identity
         here = ray.get_runtime_context().get_node_id()
         return who is not None and who.node == here and who.host == platform.node()
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    with contextlib.suppress(Exception):  # the cluster is being left, or is gone
+        ray.kill(actor, no_restart=True)
 
 
 def _now() -> float:

@@ -84,6 +84,10 @@ class Lines:
             return False
         return True
 
+    def drop(self, worker: str, number: int) -> None:
+        """Wait for the reply to an order no more."""
+        self._waiting.get(worker, {}).pop(str(number), None)
+
     def forget(self, worker: str) -> None:
         """Wait for nothing of a worker any more."""
         self._waiting.pop(worker, None)

@@ -76,7 +76,8 @@ class RayExecutor:
         setup = worker.Setup(store_uri, str(local), services, modules, bus)
         self._setup = msgspec.msgpack.encode(setup)
         self._line = line
-        self._cpus = cores.cpus
+        self._cpus = self._most = cores.cpus
+        self._workers = settings.workers
         self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
         self._paces = paces.Paces()
         self._errands: set[asyncio.Task[None]] = set()
@@ -85,6 +86,14 @@ class RayExecutor:
 
     def _hire(self, shape: hands.Shape) -> hands.Hand:
         return hands.Hand(self._setup, shape, self._line)
+
+    def resize(self, cpus: int) -> None:
+        """Follow the cluster as it grows and shrinks; nothing that is at work is harmed."""
+        if self._closed or cpus == self._cpus:
+            return
+        log.info("cluster.resized", cpus=cpus, before=self._cpus)
+        self._cpus, self._most = cpus, max(cpus, self._most)
+        self._bench.resize(cpus, self._workers or cpus)
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a worker, as soon as there is a place for it."""
@@ -102,13 +111,16 @@ class RayExecutor:
     async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
         """Run an attempt where there is a place; look for another where its turn does not come."""
         quick, again = self._paces.is_quick(work.use), False
-        while True:
+        while not (job.to_stop or self._closed):
+            if (problem := self._too_many(work.resources)) is not None:
+                return base.Failed(problem)
             asked = job.asked = self._bench.ask(work.resources, quick=quick, again=again)
             try:
                 return await self._at(asked, work, job)
             except hands.Withdrawn:
                 job.hand = job.call = None
                 quick, again = False, True  # it has waited enough
+        return base.Halted("not_started")
 
     async def _at(self, asked: bench.Waiting, work: effects.Work, job: _Job) -> base.Outcome:
         """Wait for a place and run an attempt there; raise Withdrawn if its turn does not come."""
@@ -117,7 +129,7 @@ class RayExecutor:
             place = (
                 asked.place.result() if asked.place.done() else await asyncio.shield(asked.place)
             )
-            outcome = await self._on(place, work, job) if place else base.Halted("not_started")
+            outcome = await self._on(place, work, job) if place else self._turned_away(work, job)
         except hands.Withdrawn as withdrawn:
             outcome = withdrawn
         finally:
@@ -127,6 +139,11 @@ class RayExecutor:
         if isinstance(outcome, hands.Withdrawn):
             raise outcome
         return outcome
+
+    def _turned_away(self, work: effects.Work, job: _Job) -> base.Outcome:
+        if not job.to_stop and not self._closed and (problem := self._too_many(work.resources)):
+            return base.Failed(problem)
+        return base.Halted("not_started")
 
     def _leave(self, place: bench.Place, job: _Job, *, finished: bool) -> None:
         call = job.call
@@ -238,15 +255,18 @@ class RayExecutor:
         job.to_stop = True
         if job.asked is not None:
             self._bench.turn_away(job.asked)
-        if job.hand is None or job.hand.dead:
+        hand, call = job.hand, job.call
+        if hand is None or hand.dead:
             return
-        if job.call is not None and await self._withdraw(job.hand, job.call):
+        if call is not None and await self._withdraw(hand, call):
             return
-        if force or job.hand.identity is None:
+        if job.hand is not hand:
+            return  # it was withdrawn meanwhile, and sees for itself that it is to stop
+        if force or hand.identity is None:
             job.forced = True
-            job.hand.kill()
-        elif job.call is not None:
-            await self._ask(job.hand, job.call.number)
+            hand.kill()
+        elif call is not None:
+            await self._ask(hand, call.number)
 
     async def _ask(self, hand: hands.Hand, number: int) -> None:
         import ray
@@ -269,8 +289,8 @@ class RayExecutor:
 
     async def _refuse(self, needs: pipelines.Resources) -> problems.Problem | None:
         """Say what the cluster could never give, so that nothing waits for it forever."""
-        if needs.cpu > self._cpus:
-            return _too_much("CPUs", needs.cpu, self._cpus)
+        if (problem := self._too_many(needs)) is not None:
+            return problem
         if not needs.gpu and not needs.memory_bytes:
             return None
         import ray
@@ -285,10 +305,17 @@ class RayExecutor:
                 return _too_much(what, wanted, most)
         return None
 
+    def _too_many(self, needs: pipelines.Resources) -> problems.Problem | None:
+        """Say if there are too few CPUs now; where there have been enough, there may be again."""
+        if needs.cpu <= self._cpus:
+            return None
+        return _too_much("CPUs", needs.cpu, self._cpus, again=needs.cpu <= self._most)
 
-def _too_much(what: str, wanted: float, there: float) -> problems.Problem:
+
+def _too_much(what: str, wanted: float, there: float, *, again: bool = False) -> problems.Problem:
     message = f"the stage needs {wanted:g} {what}; there is no more than {there:g} to be had"
-    return problems.Problem("unavailable", message, hint="lower the stage's resources")
+    hint = "lower the stage's resources"
+    return problems.Problem("unavailable", message, hint=hint, retryable=again)
 
 
 def _out_of_memory(error: BaseException) -> base.Failed:

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from agent.artifacts import sources, store
+from agent.artifacts import objects, sources, store
 from agent.execution import attempt, base, capture, lines
 from agent.run import effects
 from protocol import problems
@@ -105,7 +105,7 @@ class Worker:
         sources.freeze(registry.stages().values())
         logging.getLogger().setLevel(logging.INFO)
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
-        self._store = store.Store(told.store_uri, pathlib.Path(told.local))
+        self._store = store.Store(told.store_uri, pathlib.Path(told.local), _access(told.bus))
         self._services = told.services
         self._board = Board()
         self._tray = Tray()
@@ -179,6 +179,10 @@ class Worker:
         return msgspec.msgpack.encode(self._board.wait_news(number, seen, patience_s))
 
 
+def _access(bus: lines.Access | None) -> objects.Access | None:
+    return objects.access(bus.url, bus.settings) if bus else None
+
+
 class Tray:
     """The orders that have come, each once, and their replies; shared by the worker's threads.
 
@@ -207,6 +211,8 @@ class Tray:
     def withdraw(self, number: int) -> bool:
         """Have an order not be carried out, even if it is still to come; False if it has begun."""
         with self._changed:
+            if self._replies.get(number) == b"":
+                return True  # it was withdrawn before
             if number not in self._queued and self._is_known(number):
                 return False
             self._queued.discard(number)

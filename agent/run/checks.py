@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterable, Mapping
 
@@ -12,8 +13,10 @@ from protocol import pipelines, problems
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESERVED = frozenset({"run"})
 """The scope of a run's own events."""
-_HINTS = 20
-"""Guesses are slow on large pipelines, and nobody reads more of them."""
+_HINTS, _NAMES, _LETTERS = 5, 200, 64
+"""So many guesses, each among so many names of at most this length: comparing them is slow."""
+_LONGEST = 1_000
+"""Of what a problem says: names come from the request, and may be told more than once."""
 
 
 def check(
@@ -49,7 +52,8 @@ def order_graph(wired: wiring.Wired) -> list[list[int]]:
 def _problem(
     code: problems.Code, path: str, message: str, hint: str | None = None
 ) -> problems.Problem:
-    return problems.Problem(code=code, message=message, path=path, hint=hint)
+    short = None if hint is None else hint[:_LONGEST]
+    return problems.Problem(code=code, message=message[:_LONGEST], path=path, hint=short)
 
 
 class _Checker:
@@ -80,14 +84,18 @@ class _Checker:
         message: str,
         hint: str | None = None,
     ) -> None:
+        """Note a problem; raise InvalidPipeline once there are as many as are told."""
         index, rest = place
         self.problems.append(_problem(code, f"$.pipeline.stages[{index}]{rest}", message, hint))
+        if len(self.problems) >= problems.MAX_PROBLEMS:
+            raise errors.InvalidPipeline(self.problems)
 
     def _guess(self, word: str, among: Iterable[str]) -> str | None:
-        if self.hints <= 0:
+        if self.hints <= 0 or len(word) > _LETTERS:
             return None
         self.hints -= 1
-        close = difflib.get_close_matches(word, list(among), n=1)
+        short = (name for name in among if len(name) <= _LETTERS)
+        close = difflib.get_close_matches(word, list(itertools.islice(short, _NAMES)), n=1)
         return f"did you mean {close[0]!r}?" if close else None
 
     def _identity(self, index: int, stage: pipelines.Stage) -> None:

@@ -21,10 +21,13 @@ def taken(run: state.RunState, told: stimuli.Taken, at: moment.Moment) -> decide
     """Begin, or go on; a run that is over is only ended again, so that its ticket can go."""
     if run.over:
         return [], [effects.End(run.run)]  # type: ignore[arg-type]
-    first = run.epoch == 0
-    kind = events.RunStarted if first else events.RunRecovered
-    begun = kind(at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch)
-    return [begun, *decide_timers.unanswered(run, at)], []
+    if run.epoch == 0:
+        started = events.RunStarted(at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch)
+        return [started, *decide_timers.unanswered(run, at)], []
+    recovered = events.RunRecovered(
+        at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch, problem=told.problem
+    )
+    return [recovered, *([] if told.problem else decide_timers.unanswered(run, at))], []
 
 
 def cancel(
@@ -40,7 +43,12 @@ def cancel(
             return [], follow.stop_all(run, force=True, reason="cancelled")
         return [], [effects.SetTimer(times.CANCEL, sooner)]
     event = events.CancelRequested(
-        at=at.now, cause=at.cause, by=told.by, reason=told.reason, grace_s=told.grace_s
+        at=at.now,
+        cause=at.cause,
+        by=told.by,
+        reason=told.reason,
+        grace_s=told.grace_s,
+        signed_by=told.signed_by,
     )
     return [event], []
 
@@ -66,6 +74,7 @@ def resumed(
         params=told.params,
         backfill=told.backfill,
         code_version=told.code_version,
+        signed_by=told.signed_by,
     )
     return [event], []
 
@@ -80,7 +89,14 @@ def answered(
     if index not in run.waiting or run.run != "running":
         return [], []
     kind = events.StageApproved if told.approved else events.StageDenied
-    event = kind(at=at.now, cause=at.cause, stage=told.stage, by=told.by, comment=told.comment)
+    event = kind(
+        at=at.now,
+        cause=at.cause,
+        stage=told.stage,
+        by=told.by,
+        comment=told.comment,
+        signed_by=told.signed_by,
+    )
     return [event], []
 
 

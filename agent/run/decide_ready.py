@@ -79,13 +79,22 @@ def _fan(run: state.RunState, stage: units.StageRun, at: moment.Moment) -> event
         message = f"the list {spec.for_each and spec.for_each.items!r} does not say how long it is"
         problem = problems.Problem(code="data_fault", message=message)
         return _refuse(stage, spec.id, problem, at)
-    if width > run.plan.max_fan_out:
-        message = f"{width} elements are more than the {run.plan.max_fan_out} that are allowed"
-        problem = problems.Problem(code="fan_out_too_large", message=message)
-        return _refuse(stage, spec.id, problem, at)
+    if (too_wide := _too_wide(run, width)) is not None:
+        return _refuse(stage, spec.id, too_wide, at)
     return events.StageStarted(
         at=at.now, cause=at.cause, stage=spec.id, attempt=stage.attempt + 1, elements=width
     )
+
+
+def _too_wide(run: state.RunState, width: int) -> problems.Problem | None:
+    own, most = run.accepted.bounds.max_fan_out, run.plan.max_fan_out
+    limit = most if own is None else min(own, most)
+    if width <= limit:
+        return None
+    name = "runs.max_fan_out" if limit == most else "limits: max_fan_out of the requester"
+    message = f"{width} elements are more than the {limit} that are allowed"
+    hint = f"the agent's setting {name} is {limit}"
+    return problems.Problem("fan_out_too_large", message, hint=hint)
 
 
 def _why_not(run: state.RunState, index: int) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from agent.run import effects, moment, retry, state, stimuli, times, units
+from agent.run import blame, effects, moment, retry, state, stimuli, times, units
 from protocol import events, problems
 
 Decision = tuple[list[events.AnyEvent], list[effects.Effect]]
@@ -63,7 +63,8 @@ def failed(run: state.RunState, told: stimuli.WorkFailed, at: moment.Moment) -> 
             return [_cancelled(unit, told.key, at, "asked", "")], []
         if _timed_out(run, unit, at.now):
             return [_after_failure(run, unit, _timeout(run, unit), told.log, at)], []
-    return [_after_failure(run, unit, told.problem, told.log, at)], []
+    problem = blame.named(run, unit, told.problem)
+    return [_after_failure(run, unit, problem, told.log, at)], []
 
 
 def stopped(run: state.RunState, told: stimuli.WorkStopped, at: moment.Moment) -> Decision:

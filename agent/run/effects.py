@@ -56,6 +56,8 @@ class Work(msgspec.Struct, frozen=True):
     deadline: dt.datetime | None = None
     traceparent: str | None = None
     """W3C trace context of the request."""
+    max_artifact_bytes: int | None = None
+    """A larger output is not stored."""
 
 
 class Launch(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class Stop(msgspec.Struct, frozen=True):
 
 
 class Recall(msgspec.Struct, frozen=True):
-    """Have a training stopped that a lost agent asked a specialist for; nothing follows."""
+    """Have stopped what a lost agent asked a specialist or the swarm for; nothing follows."""
 
     work: Work
 

@@ -39,6 +39,8 @@ def _taken(run: state.RunState, event: events.RunStarted | events.RunRecovered) 
     run.move_run(event)
     run.owner, run.epoch = event.owner, event.epoch
     run.started_at = run.started_at or event.at
+    if isinstance(event, events.RunRecovered):
+        run.problem = run.problem or event.problem
     run.lost.update(run.running)
     for unit in [*run.running, *run.retrying]:
         run.move(unit, event)
@@ -110,8 +112,9 @@ def _leave(run: state.RunState, unit: units.Unit, event: events.StageEvent) -> N
 def _close(run: state.RunState, unit: units.Unit, event: events.StageEvent) -> bool:
     """Count a stage or an element as ended; tell whether it was a stage."""
     _leave(run, unit, event)
-    if unit.element is None:
+    if isinstance(unit, units.StageRun):
         run.open -= 1
+        _forgo(run, unit)
         return True
     fan = run.stages[unit.stage]
     fan.done += 1
@@ -120,6 +123,15 @@ def _close(run: state.RunState, unit: units.Unit, event: events.StageEvent) -> b
         _fill(run, fan)
         _check_fan(run, fan)
     return False
+
+
+def _forgo(run: state.RunState, fan: units.StageRun) -> None:
+    """Take out of the queues what a fan-out has ended without."""
+    for element in fan.units or ():
+        if element.state in ("pending", "retrying"):
+            element.queued = False
+            run.retrying.pop(element, None)
+            run.lost.pop(element, None)
 
 
 def _check_fan(run: state.RunState, fan: units.StageRun) -> None:

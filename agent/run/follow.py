@@ -76,8 +76,9 @@ def _retrying(run: state.RunState, event: events.StageRetrying) -> list[effects.
 def _cancelled(run: state.RunState, event: events.StageCancelled) -> list[effects.Effect]:
     unit = _unit(run, event)
     found = _attempt_over(run, unit)
-    if event.how == "not_started" and run.plan.kinds[unit.stage].delegated:
-        # The agent that asked is gone, but the specialist may still be training.
+    elsewhere = run.plan.kinds[unit.stage].delegated or run.spec(unit).placement == "swarm"
+    if event.how == "not_started" and elsewhere:
+        # The agent that asked is gone, but whoever it asked may still be at it.
         found.append(effects.Recall(launch.launch(run, unit).work))
     if unit.next_at is not None:
         found.append(effects.ClearTimer(times.timer("retry", run.key(unit))))

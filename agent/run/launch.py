@@ -32,6 +32,7 @@ def launch(run: state.RunState, unit: units.Unit) -> effects.Launch:
         idempotency_key=idempotency_key(run, unit),
         deadline=_deadline(run, spec, unit),
         traceparent=run.accepted.traceparent,
+        max_artifact_bytes=run.accepted.bounds.max_artifact_bytes,
     )
     return effects.Launch(work, after_commit=kind.effects)
 

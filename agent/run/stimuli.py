@@ -15,6 +15,8 @@ class Taken(msgspec.Struct, frozen=True):
 
     owner: str
     epoch: int
+    problem: problems.Problem | None = None
+    """Why it is taken only to be ended."""
 
 
 class WorkBegan(msgspec.Struct, frozen=True):
@@ -73,6 +75,7 @@ class CancelAsked(msgspec.Struct, frozen=True):
     by: str
     reason: str = ""
     grace_s: float = 5.0
+    signed_by: str | None = None
 
 
 class ResumeAsked(msgspec.Struct, frozen=True):
@@ -83,6 +86,7 @@ class ResumeAsked(msgspec.Struct, frozen=True):
     params: dict[str, dict[str, Any]] = {}
     backfill: bool = False
     code_version: str = ""
+    signed_by: str | None = None
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -92,6 +96,7 @@ class Answered(msgspec.Struct, frozen=True):
     approved: bool
     by: str
     comment: str = ""
+    signed_by: str | None = None
 
 
 Stimulus = (

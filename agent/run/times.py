@@ -16,7 +16,10 @@ CANCEL = "cancel"
 
 def after(start: dt.datetime, seconds: float) -> dt.datetime:
     """Add seconds to a time, at most ten years."""
-    return start + dt.timedelta(seconds=min(seconds, _FOREVER_S))
+    try:
+        return start + dt.timedelta(seconds=min(seconds, _FOREVER_S))
+    except OverflowError:
+        return dt.datetime.max.replace(tzinfo=dt.UTC)
 
 
 def timer(kind: str, key: effects.WorkKey) -> str:

@@ -10,13 +10,17 @@ import pathlib
 import signal
 import socket
 import sys
-from typing import Any
 
-import nats
+import msgspec
+import nats.errors
 import structlog
 
+from agent import config, layers
+from agent.artifacts import objects
+from agent.bus import connection
+from agent.execution import cluster
 from agent.specialist import service
-from protocol import subjects
+from protocol import permissions, subjects
 
 PARENT_CHECK_S = 0.5
 
@@ -29,15 +33,12 @@ def main() -> None:
 
 def _flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser("agent.specialist", description=__doc__)
-    parser.add_argument("--nats-url", required=True)
+    parser.add_argument("--nats-url", help="else nats.url, as in the agent's configuration")
     parser.add_argument("--ray-address", default="", help="without it a local Ray is started")
     parser.add_argument("--ray-cpus", type=int, help="of the local Ray")
     parser.add_argument("--data-dir", required=True, type=pathlib.Path)
-    parser.add_argument("--prefix", default="codeguardian")
+    parser.add_argument("--prefix", help="else nats.prefix")
     parser.add_argument("--name", default=f"specialist-{socket.gethostname()}-{os.getpid()}")
-    parser.add_argument("--credentials", help="a NATS credentials file")
-    parser.add_argument("--nkey-seed", help="a file with an nkey seed")
-    parser.add_argument("--tls-ca", help="a file with the authority of the server's certificate")
     parser.add_argument("--parent", type=int, help="end when this process is gone")
     return parser.parse_args()
 
@@ -46,39 +47,36 @@ async def _serve(flags: argparse.Namespace) -> None:
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    client = await nats.connect(flags.nats_url, **_options(flags))
-    await asyncio.to_thread(_start_ray, flags.ray_address, flags.ray_cpus)
+    bus = _bus(flags)
+    client = await connection.connect(bus.url, bus, flags.name, role=permissions.SPECIALIST)
+    await asyncio.to_thread(cluster.start, _ray(flags), flags.data_dir.resolve())
     specialist = service.Specialist(
-        client, subjects.Subjects(flags.prefix), flags.data_dir.resolve(), name=flags.name
+        client,
+        subjects.Subjects(bus.prefix),
+        flags.data_dir.resolve(),
+        name=flags.name,
+        bus=objects.access(bus.url, bus, permissions.SPECIALIST),
     )
     await specialist.start()
-    structlog.get_logger().info("specialist.ready", name=flags.name, nats=flags.nats_url)
+    shown = config.redact(bus.url)
+    structlog.get_logger().info("specialist.ready", name=flags.name, nats=shown)
     await _wait_stopped(stop, flags.parent)
     await specialist.close()
     with contextlib.suppress(nats.errors.Error):
         await client.drain()
 
 
-def _options(flags: argparse.Namespace) -> dict[str, Any]:
-    import ssl
-
-    options: dict[str, Any] = {"max_reconnect_attempts": -1, "reconnect_time_wait": 0.1}
-    options["name"] = flags.name
-    if flags.credentials:
-        options["user_credentials"] = flags.credentials
-    if flags.nkey_seed:
-        options["nkeys_seed"] = flags.nkey_seed
-    if flags.tls_ca:
-        options["tls"] = ssl.create_default_context(cafile=flags.tls_ca)
-    return options
+def _bus(flags: argparse.Namespace) -> config.Nats:
+    """Give the configured bus; others could read a key or password among the flags."""
+    configured = layers.load().nats
+    given = {"url": flags.nats_url or configured.url, "prefix": flags.prefix or configured.prefix}
+    return msgspec.structs.replace(configured, **given)
 
 
-def _start_ray(address: str, cpus: int | None) -> None:
-    import ray
-
-    local: dict[str, Any] = {"address": "local", "include_dashboard": False, "num_cpus": cpus}
-    options = {"address": address} if address else local
-    ray.init(log_to_driver=False, configure_logging=False, **options)
+def _ray(flags: argparse.Namespace) -> config.Ray:
+    """Say which cluster to join; the agent that started us has judged its own."""
+    allow_open = flags.parent is not None or layers.load().ray.allow_open
+    return config.Ray(address=flags.ray_address, cpus=flags.ray_cpus, allow_open=allow_open)
 
 
 async def _wait_stopped(stop: asyncio.Event, parent: int | None) -> None:

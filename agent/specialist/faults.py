@@ -69,6 +69,13 @@ class BadArtifact(TrainingFault):
     code: problems.Code = "artifact_corrupt"
 
 
+class StoreUnavailable(TrainingFault):
+    """The artifact store cannot be reached, or takes no more, at the moment."""
+
+    code: problems.Code = "unavailable"
+    retryable = True
+
+
 class AllTrialsFailed(TrainingFault):
     """Not one candidate could be fitted."""
 

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 import structlog
 
-from agent.specialist import faults, results, trainer
+from agent.specialist import faults, results, trainer, trials
 from protocol import problems, training
 
 log = structlog.get_logger(__name__)
@@ -24,6 +24,14 @@ class Listener(msgspec.Struct, frozen=True):
     content_type: str
 
 
+CANCELLED = problems.Problem(code="cancelled", message="the training was cancelled")
+LEAVING = problems.Problem(
+    code="preempted",
+    message="the specialist is stopping",
+    hint="ask again: another takes the training, or this one goes on with it once it is back",
+    retryable=True,
+)
+
 Send = Callable[[Listener, training.TrainingReply], Awaitable[None]]
 
 
@@ -34,7 +42,7 @@ class Job:
         self,
         request: training.TrainingRequest,
         kept: results.Results,
-        local: str,
+        place: trials.Place,
         send: Send,
         heartbeat_s: float,
     ) -> None:
@@ -46,8 +54,9 @@ class Job:
         self._latest = (0.0, "accepted")
         self._outbox: asyncio.Queue[training.TrainingProgress] = asyncio.Queue()
         folder = kept.folder(request.training_id)
-        self._trainer = trainer.Trainer(request, folder, local, self._tell)
+        self._trainer = trainer.Trainer(request, folder, place, self._tell)
         self._task: asyncio.Task[None] | None = None
+        self._why = CANCELLED
         self.state: Literal["running", "succeeded", "failed", "cancelled"] = "running"
         self.stopped = False
         """Nothing of it is running any more, as far as can be proved."""
@@ -62,8 +71,9 @@ class Job:
         self._task = asyncio.create_task(self._run(), name=f"train {self.request.training_id}")
         self._task.add_done_callback(lambda _: done(self))
 
-    async def cancel(self) -> None:
-        """Stop it and wait until it has ended."""
+    async def cancel(self, why: problems.Problem = CANCELLED) -> None:
+        """Stop it and wait until it has ended; its listeners are told why."""
+        self._why = why
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -80,20 +90,24 @@ class Job:
     async def _outcome(self) -> training.TrainingReply:
         try:
             result = await self._trainer.train()
+            self._kept.put(result)
         except asyncio.CancelledError:
             self.state = "cancelled"
-            message = "the training was cancelled"
-            return self._failed(problems.Problem(code="cancelled", message=message))
+            return self._failed(self._why)
         except faults.TrainingFault as fault:
             self.state = "failed"
             log.info("training.failed", training=self.request.training_id, reason=str(fault))
             return self._failed(fault.problem())
+        except OSError as error:  # as a full disk: another specialist, or a later try, may manage
+            self.state = "failed"
+            log.warning("training.not_kept", training=self.request.training_id, error=str(error))
+            message = f"the specialist could not store what it made: {error}"
+            return self._failed(problems.Problem("unavailable", message, retryable=True))
         except Exception as error:
             self.state = "failed"
             log.exception("training.failed", training=self.request.training_id)
             message = f"{type(error).__name__}: {error}"
             return self._failed(problems.Problem(code="internal", message=message))
-        self._kept.put(result)
         self.state = "succeeded"
         log.info("training.succeeded", training=self.request.training_id, metrics=result.metrics)
         return result

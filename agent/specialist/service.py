@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
-from agent.specialist import faults, jobs, results
+from agent.artifacts import objects
+from agent.specialist import faults, jobs, results, trials
 from protocol import problems, subjects, training
 
 if TYPE_CHECKING:
@@ -37,12 +38,13 @@ class Specialist:
         data: pathlib.Path,
         *,
         name: str,
+        bus: objects.Access | None = None,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._nats = nats
         self._names = names
         self._kept = results.Results(data / "trainings")
-        self._local = str(data / "artifact-copies")
+        self._place = trials.Place(str(data / "artifact-copies"), bus)
         self._name = name
         self._heartbeat_s = heartbeat_s
         self._jobs: dict[str, jobs.Job] = {}
@@ -63,7 +65,7 @@ class Specialist:
         """Take no more, and stop what runs; an interrupted search goes on when it is asked for."""
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
-        await asyncio.gather(*(job.cancel() for job in list(self._jobs.values())))
+        await asyncio.gather(*(job.cancel(jobs.LEAVING) for job in list(self._jobs.values())))
 
     async def _on_request(self, message: Msg) -> None:
         try:
@@ -92,7 +94,7 @@ class Specialist:
             self._begin(request, listener)
 
     def _begin(self, request: training.TrainingRequest, listener: jobs.Listener) -> None:
-        job = jobs.Job(request, self._kept, self._local, self._send, self._heartbeat_s)
+        job = jobs.Job(request, self._kept, self._place, self._send, self._heartbeat_s)
         job.attach(listener)
         self._jobs[request.training_id] = job
         job.start(done=self._forget)

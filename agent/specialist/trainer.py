@@ -18,11 +18,15 @@ class Trainer:
     """Carries out one request; `tell` hears of every step and of every finished trial."""
 
     def __init__(
-        self, request: training.TrainingRequest, folder: pathlib.Path, local: str, tell: Tell
+        self,
+        request: training.TrainingRequest,
+        folder: pathlib.Path,
+        place: trials.Place,
+        tell: Tell,
     ) -> None:
         self._request = request
         self._folder = folder
-        self._place = trials.Place(local)
+        self._place = place
         self._tell = tell
         self._workers = workers.Workers(request.cpu)
 

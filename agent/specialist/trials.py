@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from agent.artifacts import errors, store
+from agent.artifacts import errors, objects, store
 from agent.specialist import data, faults, folds, pipelines
 from protocol import artifacts, training
 from stages import models, values
@@ -21,9 +21,14 @@ if TYPE_CHECKING:
 
 
 class Place(msgspec.Struct, frozen=True):
-    """Where a worker keeps copies of artifacts."""
+    """Where a worker keeps copies of artifacts, and how it reaches a store on the bus."""
 
     local: str
+    bus: objects.Access | None = None
+
+    def store(self, request: training.TrainingRequest) -> store.Store:
+        """Open the store that a request names."""
+        return store.Store(request.artifacts_uri, self.local, self.bus)
 
 
 class Setup(msgspec.Struct, frozen=True):
@@ -76,7 +81,9 @@ def _read(
     request: training.TrainingRequest, ref: artifacts.ArtifactRef, kind: type[Any], place: Place
 ) -> Any:
     try:
-        value = store.Store(request.artifacts_uri, place.local).get(ref)
+        value = place.store(request).get(ref)
+    except (errors.StoreAway, errors.StoreFull) as error:
+        raise faults.StoreUnavailable(str(error)) from error
     except (errors.ArtifactError, OSError) as error:
         raise faults.BadArtifact(str(error)) from error
     if not isinstance(value, kind):
@@ -212,4 +219,7 @@ def fit(
         seed=request.seed,
     )
     model = models.Model.from_sklearn(fitted, card)
-    return store.Store(request.artifacts_uri, place.local).put(model)
+    try:
+        return place.store(request).put(model)
+    except (errors.StoreAway, errors.StoreFull) as error:
+        raise faults.StoreUnavailable(str(error)) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from stages import kit, values
 
 
@@ -25,3 +27,14 @@ class Some(kit.Stage, frozen=True):
     def run(self) -> values.Items:
         """Count."""
         return values.Items(list(range(self.count)))
+
+
+@kit.stage("bench.wait", cacheable=False)
+class Wait(kit.Stage, frozen=True):
+    """Be at work until stopped."""
+
+    def run(self, context: kit.Context) -> values.Items:
+        """Wait."""
+        while True:
+            context.check()
+            time.sleep(0.01)

@@ -49,7 +49,7 @@ class CrossValidation(kit.Stage, frozen=True):
         card = model.card
         target = predictions.target(table, card.target, card.task)
         frame = table.pandas()[[column.name for column in card.columns]]
-        blank = base.clone(model.estimator())
+        blank = _without_memory(base.clone(model.estimator()))
         rows = []
         for train, test in self._splits(card.task, target, context.seed):
             context.progress(len(rows) / self.folds, f"fold {len(rows) + 1} of {self.folds}")
@@ -78,3 +78,9 @@ class CrossValidation(kit.Stage, frozen=True):
             return list(splitter.split(target.reshape(-1, 1), target))
         except ValueError as error:
             raise kit.DataFault(f"the rows cannot be split: {error}", path="$.folds") from error
+
+
+def _without_memory(blank: Any) -> Any:
+    """Take away the folders where pipelines keep what they fitted: joblib reads pickles there."""
+    kept = [name for name in blank.get_params() if name.split("__")[-1] == "memory"]
+    return blank.set_params(**dict.fromkeys(kept))

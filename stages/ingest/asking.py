@@ -41,11 +41,11 @@ class OtherOrigin(kit.NotAllowed):
 class SecretNotForHost(kit.NotAllowed):
     """A secret would go to a host that the configuration does not name."""
 
-    def __init__(self, host: str) -> None:
+    def __init__(self, host: str, path: str = "$.auth") -> None:
         super().__init__(
             f"no secret is sent to {host!r}: the configuration does not name this host",
             hint="name it in the agent's setting access.allowed_hosts",
-            path="$.auth",
+            path=path,
         )
         self.host = host
 

@@ -85,7 +85,7 @@ class Place(NamedTuple):
     addresses: list[str]
     """Of the host, as they were judged."""
     trusted: bool
-    """The configuration names the host: its name may be looked up again."""
+    """The configuration names the host: its name may be looked up again, a secret sent to it."""
     adbc: str | None
     """The ADBC driver's name; SQLAlchemy reads it otherwise."""
 
@@ -104,7 +104,7 @@ def place(url: str, driver: str | None, services: kit.Services) -> Place:
         if not parsed.host:
             raise Malformed("it names no host")
         addresses = hosts.check(parsed.host, services)
-    trusted = parsed.host.lower() in {name.lower() for name in services.allowed_hosts}
+    trusted = hosts.is_listed(parsed.host, services)
     return Place(_shown(parsed), parsed, None, addresses, trusted, adbc)
 
 

@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import difflib
 import json
-import ssl
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,7 +23,6 @@ Position = int | dt.datetime | None
 _BATCH = 100
 _WAIT_S = 2.0
 _CONNECT_S = 5.0
-_RECONNECT_S = 0.1
 _IDLE_S = 30.0
 _NAMES = "$JS.API.STREAM.NAMES"
 _SUBJECT = "$.subject"
@@ -74,6 +72,17 @@ class ManyStreams(kit.DataFault):
         )
 
 
+class SecretStream(kit.NotAllowed):
+    """A stream is the bucket of secrets, which are referred to and not read as data."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the stream {name!r} keeps secrets and is not read",
+            hint="where a stage takes a secret, refer to it by its key, as {'kv': KEY}",
+            path="$.stream",
+        )
+
+
 class WorkQueue(kit.DataFault):
     """A stream is a work queue: reading from it would take work from others."""
 
@@ -99,8 +108,9 @@ class Held(NamedTuple):
 @contextlib.asynccontextmanager
 async def connected(services: kit.Services) -> AsyncIterator[Reader]:
     """Connect; whatever goes wrong with the server becomes a fault."""
-    import nats
     import nats.errors
+
+    from stages.ingest import connections
 
     complaints: list[str] = []
 
@@ -109,28 +119,15 @@ async def connected(services: kit.Services) -> AsyncIterator[Reader]:
 
     try:
         async with asyncio.timeout(_CONNECT_S):
-            client = await nats.connect(
-                services.nats_url,
-                name="ingest.stream",
-                error_cb=note,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=_RECONNECT_S,
-                user_credentials=services.nats_credentials,
-                nkeys_seed=services.nats_nkey_seed,
-                tls=_trusted(services.nats_tls_ca),
-            )
+            client = await connections.connect(services, note)
     except (nats.errors.Error, TimeoutError, OSError, ValueError) as error:
         raise _fault(error, complaints) from error
     try:
-        yield Reader(client)
+        yield Reader(client, f"KV_{services.secrets_bucket}")
     except (nats.errors.Error, TimeoutError, OSError) as error:
         raise _fault(error, complaints) from error
     finally:
         await client.close()
-
-
-def _trusted(ca: str | None) -> ssl.SSLContext | None:
-    return ssl.create_default_context(cafile=ca) if ca else None
 
 
 def _fault(error: Exception, complaints: list[str]) -> kit.StageFault:
@@ -144,15 +141,29 @@ def _fault(error: Exception, complaints: list[str]) -> kit.StageFault:
 class Reader:
     """Reads streams over a connection."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, secrets: str) -> None:
         self._client = client
+        self._secrets = secrets
+        """The stream behind the bucket of secrets."""
         self._js = client.jetstream(timeout=_CONNECT_S)
 
+    async def last(self, stream: str, subject: str) -> bytes | None:
+        """Give the last message of a subject; None where there is none, or a mark of deletion."""
+        import nats.js.errors
+
+        try:
+            found = await self._js.get_last_msg(stream, subject)
+        except nats.js.errors.NotFoundError:
+            return None
+        return None if (found.headers or {}).get("KV-Operation") else found.data
+
     async def find(self, subject: str, name: str | None) -> Held:
-        """Find the stream; raise NoStream, ManyStreams or WorkQueue."""
+        """Find the stream; raise NoStream, ManyStreams, SecretStream or WorkQueue."""
         import nats.js.errors
 
         chosen = name or await self._keeping(subject)
+        if chosen == self._secrets:
+            raise SecretStream(chosen)
         try:
             info = await self._js.stream_info(chosen)
         except (nats.js.errors.NotFoundError, ValueError) as error:

@@ -10,6 +10,7 @@ import msgspec
 
 from stages import kit, secrets, sources, values
 from stages.ingest import (
+    asking,
     databases,
     guard,
     refusals,
@@ -31,6 +32,7 @@ _NOW = ("current_date", "current_time", "current_timestamp")
 _VOLATILE = frozenset({"random", "randomblob", *_CLOCK, *_NOW})
 """Functions of SQLite that may answer otherwise while the file stays the same."""
 _VERSION_TIMEOUT_S = 30.0
+_PASSWORD = "$.password"  # noqa: S105 - a path
 
 
 class NoRows(kit.DataFault):
@@ -73,7 +75,7 @@ class Sql(kit.Stage, frozen=True):
     params: dict[str, statements.Scalar] = {}
     """Values by name; they are bound, and never written into the query."""
     password: secrets.Secret | None = None
-    """Where the password is kept."""
+    """Where the password is kept. It is sent only to a host that the configuration names."""
     driver: str | None = None
     """Read through this ADBC driver, as `sqlite` or `postgresql`, instead of SQLAlchemy."""
     chunk_rows: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 10_000
@@ -136,15 +138,19 @@ class Sql(kit.Stage, frozen=True):
     ) -> table.Read:
         context.progress(0.0, f"reading {sources.shown(place.name)}")
         bounds = guard.Guard(place.name, context, timeout_s=self.timeout_s, max_rows=self.max_rows)
-        found = self._rows(place, statement, bounds, self._secret(context))
+        found = self._rows(place, statement, bounds, self._secret(place, context))
         if not found.num_rows:
             raise NoRows(place.name)
         facts: dict[str, Any] = {"truncated": bounds.truncated}
         found = table.named(found, facts)
         return table.Read(values.Table(found), _report(place, found, facts, failed))
 
-    def _secret(self, context: kit.Context) -> str:
-        return self.password.read(context.services, "$.password") if self.password else ""
+    def _secret(self, place: databases.Place, context: kit.Context) -> str:
+        if self.password is None:
+            return ""
+        if not place.trusted:
+            raise asking.SecretNotForHost(str(place.url.host), _PASSWORD)
+        return self.password.read(context.services, _PASSWORD)
 
     def _rows(
         self,
@@ -178,7 +184,7 @@ class Sql(kit.Stage, frozen=True):
     ) -> str | None:
         seconds = min(self.timeout_s, _VERSION_TIMEOUT_S)
         bounds = guard.Guard(place.name, context, timeout_s=seconds, max_rows=1)
-        found = self._rows(place, version, bounds, self._secret(context))
+        found = self._rows(place, version, bounds, self._secret(place, context))
         return str(found.column(0)[0].as_py()) if found.num_rows else None
 
 

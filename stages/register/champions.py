@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import pathlib
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from stages import models
+from stages import kit, models
 
 ARCHIVE = "archive/model.zip"
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 SQLITE = "sqlite:///"
+_TRIES = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+"""MLflow's own take minutes; trying again is the run's business."""
 
 
 class Registered(NamedTuple):
@@ -30,6 +33,7 @@ class Registered(NamedTuple):
 
 def client(tracking_uri: str) -> Any:
     """Connect to the registry; a SQLite one is made at the first use."""
+    os.environ.setdefault(*_TRIES)
     import mlflow
 
     with _alone(tracking_uri):
@@ -50,6 +54,36 @@ def _alone(tracking_uri: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def reached() -> Iterator[None]:
+    """Raise Transient where the registry cannot be reached: it may be back a moment later."""
+    from mlflow import exceptions
+
+    try:
+        yield
+    except exceptions.MlflowException as error:
+        if any(map(_is_unreached, _causes(error))):
+            message = f"the registry cannot be reached: {error}"
+            hint = "start the MLflow server, or mend tracking.uri; then resume the run"
+            raise kit.Transient(message, hint=hint) from error
+        raise
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _is_unreached(cause: BaseException) -> bool:
+    from requests import exceptions as http
+    from sqlalchemy import exc
+
+    gone = (http.ConnectionError, http.Timeout, http.RetryError, exc.OperationalError)
+    return isinstance(cause, (ConnectionError, TimeoutError, *gone))
+
+
 def aliased(registry: Any, name: str, alias: str) -> Any:
     """Give the version that an alias points to; None without one."""
     from mlflow import exceptions
@@ -64,7 +98,11 @@ def aliased(registry: Any, name: str, alias: str) -> Any:
 
 def champion(tracking_uri: str, name: str) -> Registered | None:
     """Load the champion of a registered model; None where there is none."""
-    registry = client(tracking_uri)
+    with reached():
+        return _champion(client(tracking_uri), name)
+
+
+def _champion(registry: Any, name: str) -> Registered | None:
     version = aliased(registry, name, CHAMPION)
     if version is None:
         return None

@@ -7,9 +7,10 @@ from typing import Any, Literal
 
 from stages import kit, models, values
 from stages.evaluate import scores
-from stages.register import champions
+from stages.register import champions, claims
 
-KEY_TAG = "mlpm.idempotency_key"
+ALIASES_TAG = "mlpm.aliases"
+"""On a version: which aliases it got when it was registered. They are given once."""
 SAFE = "skops"
 """MLflow's serialization format; cloudpickle and pickle are never used."""
 
@@ -34,13 +35,23 @@ class RegisterModel(kit.Stage, frozen=True):
         if not context.services.tracking_uri:
             msg = "no tracking URI is configured"
             raise kit.NotAllowed(msg)
+        with champions.reached():
+            return self._registered(model, metrics, context)
+
+    def _registered(
+        self, model: models.Model, metrics: values.Metrics | None, context: kit.Context
+    ) -> values.Report:
         registry = champions.client(context.services.tracking_uri)
         measured = dict(metrics.values) if metrics else dict(model.card.metrics)
-        version = self._existing(registry, context)
+        claim = claims.Claim(registry, _experiment(registry, self.experiment, context), context)
+        claim.make(self.name, self._tags(context))
+        version = claim.first(self.name)
         repeated = version is not None
         if version is None:
-            version = self._register(registry, model, measured, context)
-        aliases = self._alias(registry, version, model, measured)
+            version = self._register(registry, claim, model, measured, context)
+        else:
+            claim.withdraw()
+        aliases = self._aliases(registry, claim, version, model, measured)
         number = str(version.version)
         context.note("registered", model=self.name, version=number, aliases=aliases)
         return values.Report(
@@ -56,40 +67,58 @@ class RegisterModel(kit.Stage, frozen=True):
             }
         )
 
-    def _existing(self, registry: Any, context: kit.Context) -> Any:
-        """Find the version that an earlier attempt of this stage has made."""
-        if not context.idempotency_key:
-            return None
-        found = registry.search_model_versions(f"name = '{self.name}'")
-        ours = (v for v in found if v.tags.get(KEY_TAG) == context.idempotency_key)
-        return next(ours, None)
+    def _tags(self, context: kit.Context) -> dict[str, str]:
+        lineage = {f"lineage.{key}": str(value) for key, value in context.lineage.items()}
+        return self.tags | lineage
 
     def _register(
-        self, registry: Any, model: models.Model, measured: dict[str, float], context: kit.Context
+        self,
+        registry: Any,
+        claim: claims.Claim,
+        model: models.Model,
+        measured: dict[str, float],
+        context: kit.Context,
     ) -> Any:
-        lineage = {f"lineage.{key}": str(value) for key, value in context.lineage.items()}
-        tags = self.tags | lineage | {KEY_TAG: context.idempotency_key}
-        run_id = registry.create_run(
-            _experiment(registry, self.experiment, context), tags=tags, run_name=self.name
-        ).info.run_id
         try:
-            _log(registry, run_id, model, measured, context)
-            return self._version(registry, run_id, tags)
+            _log(registry, claim.run_id, model, measured, context)
+            return self._version(registry, claim, self._tags(context), context)
         except BaseException:
-            registry.set_terminated(run_id, "FAILED")
+            registry.set_terminated(claim.run_id, "FAILED")
             raise
 
-    def _version(self, registry: Any, run_id: str, tags: dict[str, str]) -> Any:
+    def _version(
+        self, registry: Any, claim: claims.Claim, tags: dict[str, str], context: kit.Context
+    ) -> Any:
         _ensure_registered(registry, self.name)
-        source = f"{registry.get_run(run_id).info.artifact_uri}/model"
-        version = registry.create_model_version(self.name, source, run_id, tags=tags)
-        registry.set_terminated(run_id)
-        return version
+        source = f"{registry.get_run(claim.run_id).info.artifact_uri}/model"
+        told = tags | {claims.KEY_TAG: context.idempotency_key}
+        claim.check()
+        made = registry.create_model_version(self.name, source, claim.run_id, tags=told)
+        counts = claim.settle(self.name, made)
+        registry.set_terminated(claim.run_id, "FINISHED" if counts is made else "KILLED")
+        return counts
+
+    def _aliases(
+        self,
+        registry: Any,
+        claim: claims.Claim,
+        version: Any,
+        model: models.Model,
+        measured: dict[str, float],
+    ) -> list[str]:
+        """Give a version its aliases, once: later they may have moved on to others."""
+        number = str(version.version)
+        given = registry.get_model_version(self.name, number).tags.get(ALIASES_TAG)
+        if given is not None:
+            return str(given).split(",")
+        claim.check()
+        aliases = self._alias(registry, number, model, measured)
+        registry.set_model_version_tag(self.name, number, ALIASES_TAG, ",".join(aliases))
+        return aliases
 
     def _alias(
-        self, registry: Any, version: Any, model: models.Model, measured: dict[str, float]
+        self, registry: Any, number: str, model: models.Model, measured: dict[str, float]
     ) -> list[str]:
-        number = str(version.version)
         registry.set_registered_model_alias(self.name, champions.CHALLENGER, number)
         aliases = [champions.CHALLENGER]
         reigning = champions.aliased(registry, self.name, champions.CHAMPION)

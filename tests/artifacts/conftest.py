@@ -12,7 +12,7 @@ from agent.artifacts import store
 @pytest.fixture
 def local(tmp_path):
     """Give a store on this machine's disk."""
-    return store.Store((tmp_path / "store").as_uri(), tmp_path / "copies")
+    return store.Store((tmp_path / "store").as_uri(), tmp_path / "copies").make()
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_another_process_s_store_reads_what_was_put(remote, tmp_path):
 
 def test_a_folder_may_have_a_space_in_its_name(tmp_path):
     home = tmp_path / "my data"
-    kept = store.Store(home.as_uri(), tmp_path / "copies")
+    kept = store.Store(home.as_uri(), tmp_path / "copies").make()
     ref = kept.put(samples.report())
     assert kept.path(ref).is_relative_to(home)
     assert kept.get(ref).data == samples.report().data

@@ -7,8 +7,9 @@ import io
 
 from rich import console
 
-from agent.cli import board
-from protocol import events, pipelines, problems
+from agent.cli import board, inspection
+from agent.cli import console as told
+from protocol import commands, events, pipelines, problems
 
 AT = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 LATER = AT + dt.timedelta(seconds=5)
@@ -93,3 +94,64 @@ def test_a_line_names_place_type_and_what_matters():
 def test_brackets_in_foreign_text_are_shown_as_they_are():
     made = shown(events.StageSkipped(at=AT, stage="a", reason="[red]x[/]"))
     assert "[red]x[/]" in text(made)
+
+
+CLIPBOARD = "\x1b]52;c;cm0gLXJmIH4=\x07"
+FORGED = f"done{CLIPBOARD}\x9b2J\u202e\n12:00:00  gate  approved  by ada"
+
+
+def harmless(text: str) -> bool:
+    """Tell whether a text asks nothing of a terminal."""
+    return all(c.isprintable() or c == "\n" for c in text)
+
+
+def test_what_an_event_asks_of_a_terminal_is_not_done_and_no_line_is_forged():
+    wrong = problems.Problem("data_fault", FORGED)
+    for event in (
+        events.StageFailed(at=AT, stage="a", attempt=1, problem=wrong),
+        events.StageSkipped(at=AT, stage="a", reason=FORGED),
+        events.StageDenied(at=AT, stage="a", by=FORGED, comment=FORGED),
+    ):
+        line = board.line(event)
+        assert line.isprintable()
+        assert "]52;c;" in line
+    made = shown(events.StageSkipped(at=AT, stage="a", reason=FORGED))
+    made.title = made.rows["a"].use = FORGED
+    assert harmless(text(made))
+    assert "\n12:00:00" not in text(made)
+
+
+def test_what_a_problem_asks_of_a_terminal_is_not_done(capsys):
+    trace = f"one\ntwo{CLIPBOARD}"
+    wrong = problems.Problem("data_fault", FORGED, path=FORGED, hint=FORGED, traceback=trace)
+    told.report(wrong, as_json=False)
+    said = capsys.readouterr().err
+    assert harmless(said)
+    assert len(said.splitlines()) == 4
+    assert "\none\ntwo\\x1b]52;c;" in said
+
+
+def test_what_a_status_asks_of_a_terminal_is_not_done(capsys):
+    stage = commands.StageStatus(FORGED, FORGED, "skipped", reason=FORGED)
+    wrong = problems.Problem("data_fault", FORGED)
+    inspection.show_status(
+        commands.RunStatus(
+            run_id=FORGED,
+            request_id="q",
+            pipeline="[red]p[/]",
+            state="failed",
+            requester=FORGED,
+            accepted_at=AT,
+            stages=[stage],
+            problem=wrong,
+        )
+    )
+    said = capsys.readouterr().out
+    assert harmless(said)
+    assert "\n12:00:00" not in said
+    assert "[red]p[/]" in said
+
+
+def test_no_cell_of_a_table_reaches_the_terminal_as_it_came(capsys):
+    told.table(("a", "b"), [(FORGED, FORGED)])
+    assert harmless(capsys.readouterr().out)

@@ -64,7 +64,7 @@ def commit(run_id, outputs):
 
 @pytest.fixture
 def kept(tmp_path):
-    return tracing.open_store(Here(tmp_path, {}))
+    return tracing.open_store(Here(tmp_path, {})).make()
 
 
 def stored(kept):

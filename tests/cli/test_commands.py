@@ -47,6 +47,8 @@ stages:
 """
 
 NEEDS_AGENT = [
+    ["agents"],
+    ["audits"],
     ["runs"],
     ["status", "r1"],
     ["events"],
@@ -57,10 +59,24 @@ NEEDS_AGENT = [
     ["why", "r1", "load"],
     ["verify", "r1"],
     ["gc"],
+    ["drain", "a1"],
+    ["undrain", "a1"],
+    ["capacity", "a1", "2"],
 ]
 
 
-COMMANDS = ["up", "demo", "run", "validate", "stages", "templates", "doctor", "config", "schema"]
+COMMANDS = [
+    "up",
+    "demo",
+    "run",
+    "validate",
+    "stages",
+    "templates",
+    "doctor",
+    "config",
+    "schema",
+    "keys",
+]
 
 
 def test_help_names_every_command(mlpm):

@@ -30,7 +30,7 @@ class World:
 
     def __init__(self, folder):
         importlib.import_module(MODULE)
-        self.store = store.Store((folder / "store").as_uri(), folder / "copies")
+        self.store = store.Store((folder / "store").as_uri(), folder / "copies").make()
         self.stages = catalog.Catalog(modules=(MODULE,))
         self.steps = cache.Cache(self.store)
         inner = in_agent.InAgentExecutor(self.store, kit.Services())

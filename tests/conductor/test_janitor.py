@@ -21,6 +21,7 @@ class Runs:
 
     def __init__(self) -> None:
         self.mine: set[str] = set()
+        self.unreadable: set[str] = set()
         self.looks = 0
 
     def held(self, run_id):
@@ -70,6 +71,13 @@ async def wait_queued(queue, run_id):
     async with asyncio.timeout(10):
         while run_id not in await queue.queued():  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.01)
+
+
+async def test_a_run_that_nobody_can_read_is_left_alone(sweeper, listing, queue, runs):
+    await facts.folded(facts.accepted(), listing=listing)
+    runs.unreadable.add("r")
+    assert await sweeper.sweep() == 0
+    assert not await queue.queued()
 
 
 async def test_a_run_without_a_ticket_is_put_back_once(sweeper, listing, queue):

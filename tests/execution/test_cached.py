@@ -19,7 +19,7 @@ LARGE = "x" * 1100
 
 @pytest.fixture
 def own(artifacts, tmp_path):  # noqa: ARG001 - registers the sample stages
-    return store.Store((tmp_path / "store").as_uri(), tmp_path / "local")
+    return store.Store((tmp_path / "store").as_uri(), tmp_path / "local").make()
 
 
 @pytest.fixture
@@ -213,7 +213,7 @@ async def test_work_is_done_even_if_the_cache_can_neither_be_read_nor_written(
     executor, trace, tmp_path
 ):
     folder = tmp_path / "store" / "cache"
-    folder.parent.mkdir()
+    folder.parent.mkdir(exist_ok=True)
     folder.write_text("a file where a folder should be")
     outcome = await outcome_of(executor, "sample.echo", trace=str(trace))
     assert isinstance(outcome, base.Succeeded)

@@ -102,7 +102,7 @@ async def test_a_worker_that_dies_takes_nobody_along_who_waits_in_it(on_bus):
 @pytest.mark.ray
 @pytest.mark.parametrize("force", [False, True])
 async def test_an_attempt_that_waits_is_stopped_without_harm_to_the_one_before(on_bus, force):
-    busy = await occupied(on_bus, 1.0)
+    busy = await occupied(on_bus, 2.0)
     piece = sleep(0)
     task, _ = launch(on_bus, piece)
     await asyncio.sleep(0.01)
@@ -111,6 +111,7 @@ async def test_an_attempt_that_waits_is_stopped_without_harm_to_the_one_before(o
     halted = await outcome(task)
     assert isinstance(halted, base.Halted)
     assert halted.how == "not_started"
+    assert not any(before.done() for before, _ in busy)
     for before, _ in busy:
         assert isinstance(await outcome(before), base.Succeeded)
 
@@ -127,6 +128,27 @@ async def test_an_attempt_that_waits_is_dropped_without_harm_to_the_one_before(o
         assert isinstance(await outcome(before), base.Succeeded)
     assert isinstance(await on_bus.run(sleep(0), helpers.Watcher()), base.Succeeded)
     assert not on_bus._bench._busy
+
+
+@pytest.mark.ray
+async def test_who_waits_is_not_blamed_for_the_end_of_one_that_was_dropped(on_bus):
+    busy = await occupied(on_bus)
+    waiting = [launch(on_bus, sleep(0))[0] for _ in range(6)]
+    await asyncio.sleep(0.01)
+    assert crowd(on_bus) > 1
+    for before, _ in busy:
+        before.cancel()
+    for task in waiting:
+        assert isinstance(await outcome(task), base.Succeeded)
+
+
+@pytest.mark.ray
+async def test_nothing_is_kept_of_attempts_that_are_over(on_bus):
+    busy = await occupied(on_bus, 0.3)
+    tasks = [launch(on_bus, sleep(0))[0] for _ in range(6)]
+    await asyncio.gather(*(outcome(task) for task in (*tasks, *(one for one, _ in busy))))
+    await asyncio.sleep(0)
+    assert not any(on_bus._line._waiting.values())
 
 
 @pytest.mark.ray
@@ -177,6 +199,13 @@ def test_a_withdrawn_order_is_not_carried_out_even_if_it_comes_later():
     tray.put(lines.Order(4, b""), "")
     assert [tray.wait_order()[0].number for _ in "ab"] == [1, 4]
     assert tray.wait_reply(2) == b""
+
+
+def test_an_order_can_be_withdrawn_again():
+    tray = worker.Tray()
+    tray.put(lines.Order(1, b""), "")
+    assert tray.withdraw(1)
+    assert tray.withdraw(1)
 
 
 def test_an_order_that_has_begun_or_ended_is_not_withdrawn():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
+import time
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import chain, codec, commands, events, pipelines, subjects
+from protocol import chain, codec, commands, events, pipelines, problems, subjects
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 GOOD = {
@@ -33,6 +34,13 @@ def refused(document: object) -> codec.ProtocolError:
     with pytest.raises(codec.ProtocolError) as caught:
         codec.decode(data, commands.PipelineRequest)
     return caught.value
+
+
+def took_s(work) -> float:
+    """Give the processor's seconds."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def commit(number: int, previous: str, **changes: object) -> events.Commit:
@@ -203,3 +211,25 @@ def test_subjects_are_read_as_they_are_built():
 def test_an_unsafe_token_never_becomes_a_subject(bad):
     with pytest.raises(subjects.UnsafeToken):
         subjects.Subjects().run_journal(bad)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [{"id": 1, "use": "x" * 20, "nedes": []}] * 20_000,
+        [{"id": "a", "use": "b", "inputs": {f"in{n}": n for n in range(60_000)}}],
+        [{"id": "a", "use": "b"} | {f"{'needs' * 10}{n}": n for n in range(10_000)}],
+    ],
+    ids=["stages", "inputs", "fields"],
+)
+def test_a_request_with_very_many_mistakes_costs_no_more_than_those_that_are_told(stages):
+    wrong = GOOD | {"pipeline": {"name": "p", "stages": stages}}
+    assert 300_000 < len(msgspec.json.encode(wrong)) <= codec.MAX_BYTES
+    assert took_s(lambda: refused(wrong)) < 1
+    assert len(refused(wrong).problem.problems) == problems.MAX_PROBLEMS
+
+
+def test_what_is_told_of_a_mistake_does_not_repeat_a_large_value():
+    stages = [{"id": "a", "use": "b", "on_failure": "f" * 900_000}]
+    told = refused(GOOD | {"pipeline": {"name": "p", "stages": stages}}).problem
+    assert (told.path, len(told.message) < 2_000) == ("$.pipeline.stages[0].on_failure", True)

@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from agent import service
+from agent import doors
 from agent.bus import streams
 from agent.conductor import desk
 from protocol import asyncapi, cloudevents, codec, contract, events, schema, subjects
@@ -45,9 +45,13 @@ def built(names: subjects.Subjects) -> set[str]:
         names.progress("x", "x"),
         names.work("x"),
         names.report("x"),
+        names.assignment_progress("x"),
+        names.assignment_cancel("x"),
         names.presence("x"),
         names.control("x"),
+        names.audit_request,
         names.alert("x"),
+        names.audit("x"),
     }
 
 
@@ -71,9 +75,13 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "training_cancel",
         "work",
         "report",
+        "assignment_progress",
+        "assignment_cancel",
         "presence",
         "control",
+        "audit_request",
         "alert",
+        "audit",
         "deadletter",
     }
     patterns = {
@@ -83,17 +91,24 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "events_of",
         "run_progress",
         "all_alerts",
+        "all_work",
+        "all_reports",
+        "all_presence_keys",
+        "audits_of",
+        "all_nonces",
+        "all_artifacts",
     }
-    internal = {"ticket", "tickets", "nudge", "worker", "tickets_consumer", "intake_consumer"}
+    internal = {"ticket", "tickets", "nudge", "worker", "presence_key", "nonce"}
     public = {name for name in vars(subjects.Subjects) if not name.startswith("_")}
     rest = public - in_contract - patterns - internal - {"prefix"}
-    others = {one for one in rest if not one.endswith(("_stream", "_bucket"))}
-    assert others == {"read_event", "read_journal", "read_ticket"}
+    others = {one for one in rest if not one.endswith(("_stream", "_bucket", "_consumer"))}
+    assert others == {"read_event", "read_journal", "read_ticket", "read_work"}
 
 
 def test_what_is_served_is_what_the_agent_registers():
     registered = {
-        one.subject: ((one.takes,), (one.gives,)) for one in service._endpoints(NAMES, desk.Desk)
+        one.subject: ((one.takes,), (one.gives,))
+        for one in doors.doors(NAMES, desk.Desk, desk.Desk.submit)
     }
     told = {
         one.address: (one.bodies, one.replies)
@@ -109,7 +124,8 @@ def test_streams_are_those_that_the_agent_makes():
         if one.stream is not None and one.served:
             config = made[one.stream.name]
             assert (config.retention or "limits") == one.stream.retention
-            assert config.subjects == [re.sub(r"\{[a-z_]+\}", "*", one.address)]
+            dotted = one.address.replace("{capability}", ">")
+            assert config.subjects == [re.sub(r"\{[a-z_]+\}", "*", dotted)]
 
 
 def test_severities_are_those_of_alerts():

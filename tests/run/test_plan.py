@@ -6,6 +6,7 @@ import pytest
 
 from agent.run import plan
 from protocol import pipelines
+from protocol import problems as wire
 from tests.run import theatre
 
 S = pipelines.Stage
@@ -140,3 +141,29 @@ def test_too_many_stages_are_refused():
 def test_a_bare_stage_with_several_fitting_outputs_means_the_one_named_as_its_kind():
     planned = theatre.planned(S("a", "gate"), S("b", "work", inputs={"table": "a"}))
     assert [binding.source_port for binding in planned.bindings[1]] == ["table"]
+
+
+MANY = range(5_000)
+ALIKE = "stage-that-has-a-rather-long-name-of-which-little-differs-"
+LONG = "".join(chr(0x4E00 + n % 1_000) for n in range(100_000))
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [S(f"a{n}", f"mkae{n}") for n in MANY],
+        [S(f"{ALIKE}{n:05}", "make", needs=[f"{ALIKE}{n:05}x"]) for n in MANY],
+        [S("a", "make", needs=[f"x{n}" for n in range(100_000)])],
+        [S(LONG, "make"), S("a", "make", needs=[LONG[1:]])],
+        [S(f"a{n}", "work", inputs={"table": f"a{(n + 1) % len(MANY)}"}) for n in MANY],
+    ],
+    ids=["kinds", "needs", "many needs", "long names", "circle"],
+)
+def test_what_is_wrong_with_a_large_pipeline_is_found_at_once_and_told_in_few_words(stages):
+    began = time.process_time()
+    with pytest.raises(plan.InvalidPipeline) as caught:
+        theatre.planned(*stages)
+    assert time.process_time() - began < 1
+    told = caught.value.problems
+    assert len(told) <= wire.MAX_PROBLEMS
+    assert all(len(one.message) <= 1_000 for one in told)

@@ -256,6 +256,19 @@ def test_a_fan_fails_as_soon_as_its_quorum_is_out_of_reach():
     assert "run.failed" in world.ok("f", 2)
 
 
+def test_elements_that_a_failed_fan_has_not_started_keep_nobody_waiting():
+    list_, fanned, _ = fan(on_failure="skip")
+    gate = S("g", "make", approval=pipelines.Approval())
+    options = pipelines.Options(max_parallel=1)
+    world = theatre.Theatre(list_, fanned, gate, options=options)
+    world.take()
+    world.ok("l")
+    found = world.fail("f", element=0)
+    assert found[-1] == "> Park"
+    again = machine.Machine.from_events(world.plan, world.log)
+    assert again.state.parked
+
+
 def test_fans_keep_to_their_limits():
     world = theatre.Theatre(*fan(limit=2), max_fan_out=3)
     world.take()
@@ -308,8 +321,9 @@ def test_a_cancellation_asks_then_forces_and_ends_with_a_receipt():
     assert caught.value.problem.code == "conflict"
 
 
-def test_a_cancellation_survives_the_loss_of_its_agent():
-    world = theatre.Theatre(S("a", "train"))
+@pytest.mark.parametrize("asked", [S("a", "train"), S("a", "make", placement="swarm")])
+def test_a_cancellation_survives_the_loss_of_its_agent(asked):
+    world = theatre.Theatre(asked)
     world.take()
     world.send(stimuli.CancelAsked("me"))
     assert world.crash() == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
+import signal
 import time
 from typing import Any
 
@@ -44,6 +45,20 @@ class Work(kit.Stage, frozen=True):
             if not self.deaf:
                 context.check()
             time.sleep(0.005)
+
+
+@kit.stage("service.deadly", cacheable=False)
+class Deadly(kit.Stage, frozen=True):
+    """End the process it runs in, until a file says that this is mended."""
+
+    trace: str
+    mended: str
+
+    def run(self) -> values.Report:
+        write(self.trace, "boom")
+        if not pathlib.Path(self.mended).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return values.Report({})
 
 
 @kit.stage("service.ship", effects=True)
@@ -186,3 +201,13 @@ class Crooked(kit.Stage, frozen=True):
         print("\udcff\ud800")  # noqa: T201 - what cannot be written as UTF-8 is the point
         os.write(1, b"\xff\xfe\n")
         raise kit.DataFault("bad text \udcff", hint="\ud800")
+
+
+@kit.stage("service.grow", cacheable=False)
+class Grow(kit.Stage, frozen=True):
+    """Make a report of a size."""
+
+    size: int
+
+    def run(self) -> values.Report:
+        return values.Report({"text": "x" * self.size})

@@ -92,7 +92,7 @@ async def test_what_happened_while_the_broker_was_away_is_stored_when_it_is_back
 
 async def test_an_agent_notices_that_the_bus_wants_no_more_of_it(agent):
     await agent._nc._process_err("'maximum connections exceeded'")  # as the server would say
-    await asyncio.wait_for(agent.cut_off.wait(), helpers.WAIT_S)
+    await asyncio.wait_for(agent.failed.wait(), helpers.WAIT_S)
 
 
 async def test_a_run_whose_lease_ran_out_is_taken_again(ask, agent, broker, trace, tmp_path):

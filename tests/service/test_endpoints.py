@@ -10,7 +10,17 @@ from tests.service import helpers
 from tests.service.helpers import stage
 
 pytestmark = helpers.MARKS
-ENDPOINTS = {"request", "validate", "status", "list", "cancel", "resume", "approve", "catalog"}
+ENDPOINTS = {
+    "request",
+    "validate",
+    "status",
+    "list",
+    "cancel",
+    "resume",
+    "approve",
+    "catalog",
+    "control",
+}
 CODE = "Nats-Service-Error-Code"
 
 
@@ -155,7 +165,6 @@ async def test_all_problems_of_a_graph_are_told_at_once(ask):
         stage("lost", "sample.pass", inputs={"report": "nobody"}),
         stage("mismatch", "sample.pass", inputs={"report": "same"}),
         stage("run", "sample.noop"),
-        stage("out", "sample.noop", placement="swarm"),
     )
     assert [(code, path) for code, path, _ in found] == [
         ("duplicate_id", "$.pipeline.stages[1].id"),
@@ -163,7 +172,6 @@ async def test_all_problems_of_a_graph_are_told_at_once(ask):
         ("unknown_input", "$.pipeline.stages[2].inputs.report"),
         ("unknown_input", "$.pipeline.stages[3].inputs.report"),
         ("type_mismatch", "$.pipeline.stages[4].inputs.report"),
-        ("unavailable", "$.pipeline.stages[6].placement"),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import msgspec
 import pytest
 
 from protocol import codec, subjects
@@ -36,6 +37,15 @@ async def test_a_request_left_in_the_queue_is_run(ask):
     async with asyncio.timeout(helpers.WAIT_S):
         await _known(ask, run_id)
     assert (await helpers.ended(ask, run_id)).state == "succeeded"
+
+
+async def test_two_requesters_may_use_the_same_request_id(ask):
+    asked = helpers.request(stage("a", "sample.noop"))
+    others = msgspec.structs.replace(asked, requester="another")
+    runs = [await ask.enqueue(one) for one in (asked, others)]
+    states = [(await helpers.ended(ask, run)).state for run in runs]
+    assert states == ["succeeded", "succeeded"]
+    assert len(set(runs)) == 2
 
 
 async def _known(ask, run_id):

@@ -107,7 +107,7 @@ class Asker:
         self.client = client
         self.prefix = prefix
         self.uri = folder.as_uri()
-        self.store = store.Store(self.uri, str(folder / "copies"))
+        self.store = store.Store(self.uri, str(folder / "copies")).make()
         self._inbox = client.new_inbox()
         self._answers: asyncio.Queue = asyncio.Queue()
 

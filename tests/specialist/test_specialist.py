@@ -206,3 +206,19 @@ async def test_a_killed_search_goes_on_where_it_was(server_url, tmp_path):
     assert [t.number for t in result.trials] == list(range(8))
     assert not after & set(done)
     assert isinstance(asker.store.get(result.model), models.Model)
+
+
+async def test_a_specialist_that_stops_says_that_asking_again_helps(server_url, tmp_path):
+    one = conftest.Process(server_url, tmp_path / "data", "leaving")
+    one.start()
+    client = await nats.connect(server_url)
+    asker = conftest.Asker(client, tmp_path / "artifacts", "leaving")
+    await asker.open()
+    await asker.send(asker.request("left", noise(1500), **SLOW))
+    await asker.until(training.TrainingProgress)
+    one.process.terminate()
+    while not isinstance(reply := await asker.next(), training.TrainingFailed):
+        pass
+    conftest.end(one.process)
+    await client.close()
+    assert (reply.problem.code, reply.problem.retryable) == ("preempted", True)

@@ -60,7 +60,7 @@ def executor(client, folder, heard, prefix, settings=QUICK):
     return delegation.SpecialistExecutor(
         client,
         subjects.Subjects(prefix),
-        store.Store(folder.as_uri(), str(folder / "copies")),
+        store.Store(folder.as_uri(), str(folder / "copies")).make(),
         settings,
         artifacts_uri=folder.as_uri(),
         tracking_uri=f"sqlite:///{folder / 'mlflow.db'}",

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn import linear_model
+from sklearn import linear_model, pipeline, preprocessing
 
 from stages import kit, values
 from stages.evaluate import baselines, compare, cross_validation, holdout, predictions, scores
@@ -77,6 +79,18 @@ def test_cross_validation_refits_the_pipeline_in_every_fold(context):
     )
     assert metrics.values["cv_accuracy_mean"] > 0.9
     assert len(report.data["folds"]) == 4
+
+
+def test_cross_validation_keeps_nothing_in_the_folder_that_a_model_names(context, tmp_path):
+    table = fitted.wine_tables()[0]
+    inner = pipeline.Pipeline(
+        [("scale", preprocessing.StandardScaler()), ("model", linear_model.LogisticRegression())],
+        memory=str(tmp_path / "pickles"),
+    )
+    model = fitted.model_of(table, "target", "classification", inner)
+    shutil.rmtree(tmp_path / "pickles")
+    cross_validation.CrossValidation(folds=2).run(model, table, context)
+    assert not (tmp_path / "pickles").exists()
 
 
 def test_without_a_champion_a_good_model_beats_the_baseline_and_wins(context):

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from stages import hosts, kit, registry, secrets, sources
 from stages.ingest import (
     arrow_sessions,
+    asking,
     cells,
     databases,
     guard,
@@ -323,6 +324,20 @@ def test_a_database_that_may_not_be_read_is_refused_before_it_is_reached(context
         read(context, url=url)
     assert raised.value.path == "$.url"
     assert "hush" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "adbc+postgresql", "mysql"])
+@pytest.mark.parametrize("asked", ["run", "fingerprint"])
+def test_a_secret_is_sent_only_where_the_configuration_names_the_host(shop, scheme, asked):
+    reading = stage(
+        f"{scheme}://me@93.184.216.34/x",
+        "SELECT 1 AS x",
+        password={"env": "MLPM_SECRET_NOT_SET"},  # it is not even looked for
+        version_query="SELECT 1",
+    )
+    with pytest.raises(asking.SecretNotForHost, match=r"'93\.184\.216\.34'") as raised:
+        getattr(reading, asked)(context_of(shop, allowed_hosts=()))
+    assert (raised.value.code, raised.value.path) == ("not_allowed", "$.password")
 
 
 def test_a_missing_file_is_named_with_those_that_look_alike(context):

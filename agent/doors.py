@@ -1,0 +1,46 @@
+"""Owns which endpoint leads to which method of the desk."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from agent.bus import endpoints
+from agent.conductor import desk
+from protocol import commands, subjects
+
+
+def doors(
+    names: subjects.Subjects, at: desk.Desk, submit: endpoints.Handler
+) -> list[endpoints.Endpoint]:
+    """Give every endpoint about runs; requests go to `submit`."""
+    table: list[tuple[str, str, type[msgspec.Struct], type[msgspec.Struct], Any]] = [
+        (
+            "request",
+            names.pipeline_request,
+            commands.PipelineRequest,
+            commands.RunAccepted,
+            submit,
+        ),
+        (
+            "validate",
+            names.pipeline("validate"),
+            commands.PipelineRequest,
+            commands.ValidationReport,
+            at.validate,
+        ),
+        ("status", names.pipeline("status"), commands.RunQuery, commands.RunStatus, at.status),
+        ("list", names.pipeline("list"), commands.RunListQuery, commands.RunList, at.runs),
+        ("cancel", names.pipeline("cancel"), commands.Cancel, commands.RunStatus, at.cancel),
+        ("resume", names.pipeline("resume"), commands.Resume, commands.RunStatus, at.resume),
+        ("approve", names.pipeline("approve"), commands.Approve, commands.RunStatus, at.approve),
+        (
+            "catalog",
+            names.stage_catalog,
+            commands.CatalogQuery,
+            commands.StageCatalog,
+            at.catalog,
+        ),
+    ]
+    return [endpoints.Endpoint(*row) for row in table]
