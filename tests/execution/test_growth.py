@@ -70,9 +70,7 @@ async def test_a_node_that_joins_gives_places_and_one_that_leaves_takes_them(
         assert not any(task.done() for task, _ in first)
         for task, _ in (*more, *first):
             assert isinstance(await outcome(task), base.Succeeded)
-        hands = on_ray._bench.all()
-        assert len(hands) == 4
-        assert len({hand.identity.node for hand in hands}) == 2
+        assert len(on_ray._bench.all()) == 4  # where they are is for Ray to say
     assert await measure() == 2
     assert len(on_ray._bench.all()) == 2
     await use(on_ray, 4)
