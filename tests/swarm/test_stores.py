@@ -8,6 +8,7 @@ import boto3
 import moto.server
 import pytest
 import pytest_asyncio
+import s3fs
 
 from agent import config
 from agent.artifacts import objects, store
@@ -46,7 +47,9 @@ def s3():
         patched.setenv("AWS_ENDPOINT_URL_S3", f"http://{host}:{port}")
         patched.setenv("AWS_DEFAULT_REGION", "us-east-1")
         boto3.client("s3").create_bucket(Bucket=name)
+        s3fs.S3FileSystem.clear_instance_cache()  # of connections to what other tests had here
         yield f"s3://{name}/mlpm"
+    s3fs.S3FileSystem.clear_instance_cache()
     one.stop()
 
 
