@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import pathlib
 import signal
@@ -85,7 +86,8 @@ class Agent:
         """Give the specialist that it keeps."""
         if self._process is None or not self.running:
             return None
-        for child in psutil.Process(self._process.pid).children():
-            if "agent.specialist" in child.cmdline():
-                return child
+        with contextlib.suppress(psutil.Error):  # either may be gone by now
+            for child in psutil.Process(self._process.pid).children():
+                if "agent.specialist" in child.cmdline():
+                    return child
         return None
