@@ -1,7 +1,9 @@
 """Owns the format of a bucket of the bus's object store (ADR-20 of NATS), on one connection.
 
 An object is a message that describes it, the last of its subject, and the chunks that this names.
-It is there once it is described, and so only whole.
+It is there once it is described, and so only whole. The library's own `ObjectStore` reads by an
+ordered consumer, which waits for ever where a chunk is missing, cannot read from the middle, and
+replaces without a look at what somebody else has put there meanwhile.
 """
 
 from __future__ import annotations

@@ -9,20 +9,19 @@ import asyncio
 import contextlib
 import os
 import pathlib
-import signal
 import statistics
 import sys
 import tempfile
 import time
 
 import measure
+import stack
 
-from agent import address, children, config
+from agent import config
 from agent.bus import server
 from agent.execution import cluster
 from protocol import client, events
 
-HERE = pathlib.Path(__file__).parent
 SETTINGS = {"default": (config.Runs().lease_s, 15.0), "tight": (2.0, 3.0)}
 """Of each, the lease and the bound, in seconds."""
 STAGE = {"id": "wait", "use": "bench.wait"}
@@ -34,19 +33,14 @@ class Site:
     def __init__(self, folder: pathlib.Path, bus: str, ray: str, lease_s: float) -> None:
         self._folder, self._lease_s = folder, lease_s
         self.bus, self._ray = bus, ray
-        self._agents: dict[str, asyncio.subprocess.Process] = {}
+        self._agents: dict[str, stack.agents.Agent] = {}
         self._count = 0
 
     async def add(self) -> None:
         """Start one more agent, and wait until it is ready."""
         self._count += 1
-        name = f"agent-{self._lease_s:g}-{self._count}"
-        data = self._folder / name
-        data.mkdir()
-        command = [sys.executable, "-m", "agent", "up", "--stages", "noop_stages"]
-        for setting in (
-            f"data_dir={data}",
-            f"agent_id={name.replace('.', '-')}",
+        name = f"agent-{self._lease_s:g}-{self._count}".replace(".", "-")
+        settings = (
             f"nats.url={self.bus}",
             f"ray.address={self._ray}",
             "ray.workers=1",
@@ -54,27 +48,22 @@ class Site:
             f"artifacts.uri={(self._folder / 'artifacts').as_uri()}",
             "specialist.embedded=false",
             "logs.level=error",
-        ):
-            command += ["--set", setting]
-        process = await children.start(command, self._folder / f"{name}.log")
-        while not (data / address.FILE).exists():
-            if process.returncode is not None:
-                raise RuntimeError((self._folder / f"{name}.log").read_text())
-            await asyncio.sleep(0.01)
-        self._agents[name.replace(".", "-")] = process
+        )
+        self._agents[name] = stack.agents.Agent(
+            name, self._folder, settings, stages="noop_stages", env={"PYTHONPATH": stack.PATH}
+        )
+        await self._agents[name].start()
 
     async def kill(self, name: str) -> float:
         """Kill an agent, and say when."""
-        process = self._agents.pop(name)
         at = time.time()
-        os.kill(process.pid, signal.SIGKILL)
-        await process.wait()
+        await self._agents.pop(name).kill()
         return at
 
     async def close(self) -> None:
         """Stop the agents that are left."""
-        for process in self._agents.values():
-            await children.stop(process)
+        for agent in self._agents.values():
+            await agent.stop()
 
 
 async def taken(ask: client.Client, run_id: str, seen: int) -> events.RunStarted:
@@ -109,7 +98,7 @@ async def measured(site: Site, rounds: int) -> list[float]:
 
 async def main(rounds: int) -> None:
     """Measure, and print."""
-    os.environ["PYTHONPATH"] = f"{HERE}:{HERE.parents[1]}"
+    os.environ["PYTHONPATH"] = stack.PATH
     measure.heading()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = pathlib.Path(name)
@@ -118,8 +107,8 @@ async def main(rounds: int) -> None:
             for kind, (lease_s, bound_s) in SETTINGS.items():
                 async with server.EmbeddedServer(folder / kind) as bus:
                     site = Site(folder, bus.url, held.address, lease_s)
-                    async with contextlib.AsyncExitStack() as stack:
-                        stack.push_async_callback(site.close)
+                    async with contextlib.AsyncExitStack() as closing:
+                        closing.push_async_callback(site.close)
                         tell(kind, lease_s, bound_s, await measured(site, rounds))
         finally:
             cluster.close(held)

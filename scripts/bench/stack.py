@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import pathlib
@@ -13,11 +12,15 @@ from collections.abc import AsyncIterator
 
 import msgspec
 
-from agent import address, children, config
+from agent import config
 from agent.bus import server
 from agent.execution import cluster
 
 HERE = pathlib.Path(__file__).parent
+PATH = f"{HERE}:{HERE.parents[1]}"
+sys.path.append(str(HERE.parents[1]))
+
+from scripts import agents  # noqa: E402 - it is no package that is installed
 
 
 class Stack(msgspec.Struct, frozen=True):
@@ -34,39 +37,26 @@ class Stack(msgspec.Struct, frozen=True):
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[Stack]:
     """Start it all, with stages that do nothing, and stop it."""
-    os.environ["PYTHONPATH"] = f"{HERE}:{HERE.parents[1]}"  # for the agent and for Ray's workers
+    os.environ["PYTHONPATH"] = PATH  # for Ray's workers
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = pathlib.Path(name)
         held = cluster.start(config.Ray(), folder)
         try:
             async with server.EmbeddedServer(folder / "nats") as bus:
-                process, ready = await _agent(folder, bus.url, held.address)
+                settings = (
+                    f"nats.url={bus.url}",
+                    f"ray.address={held.address}",
+                    "specialist.embedded=false",
+                    "logs.level=error",
+                )
+                agent = agents.Agent(
+                    "bench", folder, settings, stages="noop_stages", env={"PYTHONPATH": PATH}
+                )
                 try:
-                    yield Stack(bus.url, process.pid, ready)
+                    started = time.perf_counter()
+                    await agent.start()
+                    yield Stack(bus.url, agent.pid, time.perf_counter() - started)
                 finally:
-                    await children.stop(process)
+                    await agent.stop()
         finally:
             cluster.close(held)
-
-
-async def _agent(
-    folder: pathlib.Path, bus: str, ray: str
-) -> tuple[asyncio.subprocess.Process, float]:
-    data = folder / "agent"
-    data.mkdir()
-    command = [sys.executable, "-m", "agent", "up", "--stages", "noop_stages"]
-    for setting in (
-        f"data_dir={data}",
-        f"nats.url={bus}",
-        f"ray.address={ray}",
-        "specialist.embedded=false",
-        "logs.level=error",
-    ):
-        command += ["--set", setting]
-    started = time.perf_counter()
-    process = await children.start(command, folder / "agent.log")
-    while not (data / address.FILE).exists():
-        if process.returncode is not None:
-            raise RuntimeError((folder / "agent.log").read_text())
-        await asyncio.sleep(0.01)
-    return process, time.perf_counter() - started

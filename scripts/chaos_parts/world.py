@@ -11,9 +11,9 @@ import psutil
 
 from agent import tasks
 from agent.bus import server
-from scripts.chaos_parts import agents, load, proxy, ray_head
+from scripts import agents
+from scripts.chaos_parts import load, proxy, ray_head
 
-ROOT = pathlib.Path(__file__).parents[2]
 LEASE_S = 3.0
 CPUS = 2
 _AGAIN_S = 0.5
@@ -25,7 +25,7 @@ class World:
     def __init__(self, folder: pathlib.Path, count: int) -> None:
         self.folder = folder
         self.broker = server.EmbeddedServer(folder / "nats", ray_head.free_port())
-        self.ray = ray_head.RayHead(folder, CPUS, {"PYTHONPATH": str(ROOT)})
+        self.ray = ray_head.RayHead(folder, CPUS, {"PYTHONPATH": str(agents.ROOT)})
         self.agents: list[agents.Agent] = []
         self.cables: list[proxy.Proxy] = []
         self._count = count

@@ -59,7 +59,7 @@ class Campaign:
         self._maker = messages.Maker(seed, stack.AGENT_ID, self._names)
         self._sender = sender.Sender(bus, self.found)
         self._accounts = accounts.Accounts(self._names)
-        self._log = watching.Log(running.log)
+        self._log = watching.Log(running.agent.log)
         self._first = 0
 
     async def start(self) -> None:
@@ -72,12 +72,13 @@ class Campaign:
         """Send so many messages, or for so long, and judge what comes of them."""
         began = time.perf_counter()
         sent = 0
-        while sent < count and time.perf_counter() - began < minutes * 60 and self._stack.lives:
+        agent, until = self._stack.agent, began + minutes * 60
+        while sent < count and time.perf_counter() < until and agent.running:
             window = [self._maker.message(n) for n in range(sent, min(sent + WINDOW, count))]
             await self._fire(window)
             sent += len(window)
             if not self._first and sent >= min(WARM, count // 2):
-                self._first = watching.memory(self._stack.pid)
+                self._first = watching.memory(self._stack.agent.pid)
         await self._sender.wait_answered()
         seconds = time.perf_counter() - began
         ends = await self.settle()
@@ -93,7 +94,7 @@ class Campaign:
         for one in window:
             await self._sender.send(one)
         await self._sender.flush()
-        if not self._stack.lives:
+        if not self._stack.agent.running:
             self.found.add("the agent's process has ended", window)
             return
         try:
@@ -187,7 +188,7 @@ class Campaign:
         return False
 
     def _outcome(self, sent: int, seconds: float, ends: dict[str, dict[str, int]]) -> Outcome:
-        held = watching.memory(self._stack.pid) if self._stack.lives else 0
+        held = watching.memory(self._stack.agent.pid) if self._stack.agent.running else 0
         grown = held - self._first
         if self._first and grown > GROWTH_BYTES + GROWTH_EACH * sent:
             self.found.add("memory grows", detail=f"{grown / 2**20:.0f} MiB for {sent} messages")

@@ -146,7 +146,7 @@ def own_address():
 async def test_ray_ports_that_other_machines_reach_are_found(tmp_path):
     here = own_address()
     if here is None:
-        pytest.skip("this machine has no other address than loopback")
+        pytest.skip("this machine has no address but loopback: nothing of it can be open to others")
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-c", HOST, str(tmp_path), here),

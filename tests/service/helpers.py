@@ -41,6 +41,15 @@ def stage(name, use, params=None, /, **fields):
     return {"id": name, "use": use, "with": params or {}, **fields}
 
 
+def chained(trace, go):
+    """Describe two stages in a row that write to `trace`, the first until a file is there."""
+    told = {"trace": str(trace), "name": "a", "until": str(go)}
+    return [
+        stage("a", "service.work", told),
+        stage("b", "service.work", told | {"name": "b"}, inputs={"report": "a"}),
+    ]
+
+
 def request(*stages, name="p", **options):
     return client.make_request(pipeline={"name": name, "stages": list(stages)}, options=options)
 

@@ -62,14 +62,6 @@ async def ask(agent):
         yield one
 
 
-def chained(trace, go):
-    told = {"trace": str(trace), "name": "a", "until": str(go)}
-    return [
-        stage("a", "service.work", told),
-        stage("b", "service.work", told | {"name": "b"}, inputs={"report": "a"}),
-    ]
-
-
 async def check(ask, run_id):
     assert (await helpers.ended(ask, run_id)).state == "succeeded"
     raw, _ = await helpers.commits(ask, run_id)
@@ -80,7 +72,7 @@ async def test_what_happened_while_the_broker_was_away_is_stored_when_it_is_back
     ask, broker, trace, tmp_path
 ):
     go = tmp_path / "go"
-    run_id = await helpers.submit(ask, *chained(trace, go))
+    run_id = await helpers.submit(ask, *helpers.chained(trace, go))
     await helpers.wait_event(ask, run_id, events.StageStarted, "a")
     await helpers.wait_line(trace, "a began")
     await broker.kill()
@@ -97,7 +89,7 @@ async def test_an_agent_notices_that_the_bus_wants_no_more_of_it(agent):
 
 async def test_a_run_whose_lease_ran_out_is_taken_again(ask, agent, broker, trace, tmp_path):
     go = tmp_path / "go"
-    run_id = await helpers.submit(ask, *chained(trace, go))
+    run_id = await helpers.submit(ask, *helpers.chained(trace, go))
     await helpers.wait_event(ask, run_id, events.StageStarted, "a")
     pid = int((await helpers.wait_line(trace, "a began")).split()[-1])
     await broker.kill()

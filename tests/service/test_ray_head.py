@@ -9,8 +9,9 @@ import pytest_asyncio
 
 from agent.bus import server
 from protocol import client, events
-from scripts.chaos_parts import agents, ray_head
-from tests.service import agent_process, helpers
+from scripts import agents
+from scripts.chaos_parts import ray_head
+from tests.service import helpers
 from tests.service.helpers import stage
 
 pytestmark = [*helpers.MARKS, pytest.mark.slow]
@@ -18,7 +19,7 @@ pytestmark = [*helpers.MARKS, pytest.mark.slow]
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def head(tmp_path):
-    one = ray_head.RayHead(tmp_path, cpus=1, env={"PYTHONPATH": str(agent_process.ROOT)})
+    one = ray_head.RayHead(tmp_path, cpus=1, env={"PYTHONPATH": str(agents.ROOT)})
     await one.start()
     yield one
     await one.stop()

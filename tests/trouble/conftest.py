@@ -21,4 +21,4 @@ def small_disk(tmp_path):
         try:
             yield stack.enter_context(disks.mounted(tmp_path / "disk", "32m"))
         except (subprocess.CalledProcessError, FileNotFoundError):
-            pytest.skip("no disk can be mounted here")
+            pytest.skip("a full disk is a small one that is mounted here, which takes root")

@@ -51,14 +51,6 @@ async def ask(agent):
         yield one
 
 
-def chained(trace, go):
-    told = {"trace": str(trace), "name": "a", "until": str(go)}
-    return [
-        stage("a", "service.work", told),
-        stage("b", "service.work", told | {"name": "b"}, inputs={"report": "a"}),
-    ]
-
-
 async def begun(ask, trace, *stages):
     """Ask for a run, and wait until its first stage is at work and the journal says so."""
     run_id = await helpers.submit(ask, *stages)
@@ -94,7 +86,7 @@ async def test_what_cannot_be_stored_is_not_accepted(ask, broker):
 
 async def test_a_run_waits_for_room_and_goes_on(ask, broker, trace, tmp_path):
     go = tmp_path / "go"
-    run_id = await begun(ask, trace, *chained(trace, go))
+    run_id = await begun(ask, trace, *helpers.chained(trace, go))
     before, _ = await helpers.commits(ask, run_id)
     await broker.fill()
     go.touch()
@@ -105,7 +97,7 @@ async def test_a_run_waits_for_room_and_goes_on(ask, broker, trace, tmp_path):
 
 
 async def test_a_cancellation_stops_the_work_before_it_can_be_stored(ask, broker, trace, tmp_path):
-    run_id = await begun(ask, trace, *chained(trace, tmp_path / "never"))
+    run_id = await begun(ask, trace, *helpers.chained(trace, tmp_path / "never"))
     await broker.fill()
     problem = await refused(ask.cancel(run_id))
     assert problem.run_id == run_id
@@ -141,7 +133,7 @@ async def test_an_agent_far_from_its_broker_is_slow_and_right(nats_url, trace, t
             go = tmp_path / "go"
             go.touch()
             wide = stage("wide", "service.wide", {"columns": 200})
-            status, told = await helpers.done(ask, *chained(trace, go), wide)
+            status, told = await helpers.done(ask, *helpers.chained(trace, go), wide)
             assert status.state == "succeeded"
             took = told[-1].at - told[0].at
             assert took.total_seconds() > DELAY_S

@@ -14,6 +14,7 @@ import psutil
 
 from agent import address, children
 
+ROOT = pathlib.Path(__file__).parents[1]
 _READY_S = 60.0
 
 
@@ -42,13 +43,20 @@ class Agent:
         self._command = [sys.executable, "-m", "agent", "up", "--stages", stages]
         for setting in (f"data_dir={self._data}", f"agent_id={name}", *settings):
             self._command += ["--set", setting]
-        self._env = {**os.environ, **(env or {})}
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MLPM_")}
+        self._env = {**inherited, "PYTHONPATH": str(ROOT), **(env or {})}
         self._process: asyncio.subprocess.Process | None = None
 
     @property
     def running(self) -> bool:
         """Tell whether the process is there."""
         return self._process is not None and self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        """Give the process id of the last start."""
+        assert self._process is not None
+        return self._process.pid
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
@@ -59,7 +67,7 @@ class Agent:
             while not (self._data / address.FILE).exists():
                 if not self.running:
                     raise NotReady(self.name, self.log.read_text())
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.01)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
