@@ -211,8 +211,9 @@ class Taker:
             except nats.errors.MaxPayloadError as error:
                 log.warning("report.too_large", assignment=report.assignment_id, error=str(error))
                 report = _smaller(report)
-            except _AWAY:
-                pass
+            except _AWAY as error:
+                reason = str(error) or type(error).__name__
+                log.warning("report.waits", assignment=report.assignment_id, error=reason)
             else:
                 return report
             await asyncio.sleep(RETRY_S)

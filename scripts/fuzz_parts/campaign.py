@@ -28,6 +28,8 @@ GROWTH_BYTES, GROWTH_EACH = 48 * 2**20, 1024
 """How much an agent may grow: at all, and for each message (runs are kept in its list)."""
 SETTLE_S = 120.0
 RUN_S = 60.0
+LOG_LINES = 100
+"""How much of the log is shown with what was lost."""
 _OVER = {"succeeded", "failed", "cancelled"}
 
 
@@ -123,13 +125,25 @@ class Campaign:
         except TimeoutError:
             self.found.add("the agent does not answer after it all")
         self._look([])
-        return self._accounts.judge(self.found)
+        missing = self._accounts.missing()
+        return self._accounts.judge(self.found, await self._state_of_things() if missing else "")
 
     async def _wait_empty(self) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SETTLE_S):
                 while self._accounts.missing():  # noqa: ASYNC110 - other processes bring it about
                     await asyncio.sleep(0.2)
+
+    async def _state_of_things(self) -> str:
+        """Tell what may explain that something was not dealt with."""
+        card = f"{self._names.presence_stream}.{self._names.presence_key(stack.AGENT_ID)}"
+        streams = (self._names.work_stream, self._names.intake_stream)
+        asked = [f"DIRECT.GET.{card}", *(f"CONSUMER.LIST.{stream}" for stream in streams)]
+        told = []
+        with contextlib.suppress(TimeoutError):
+            told += [await self._sender.ask(f"$JS.API.{one}") for one in asked]
+        log = self._stack.agent.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        return "\n".join([*(one.body.decode("utf-8", "replace") for one in told), *log])
 
     async def _stop_runs(self) -> None:
         ours = [run for run in self._maker.run_ids if run in self._accounts.begun]
