@@ -52,19 +52,15 @@ class Accounts:
         """Give what has been neither accepted nor reported nor buried."""
         return [sent for place, sent in self._stored.items() if not self._settled(place, sent)]
 
-    def judge(self, found: findings.Findings, state: str) -> dict[str, dict[str, int]]:
-        """Count what has become of everything, by target and outcome.
-
-        `state` is what explains that something was lost.
-        """
+    def judge(self, found: findings.Findings) -> dict[str, dict[str, int]]:
+        """Count what has become of everything, by target and outcome."""
         counts: dict[str, dict[str, int]] = {}
         for (stream, sequence), sent in self._stored.items():
             outcome = self._settled((stream, sequence), sent) or "lost"
             row = counts.setdefault(f"{sent.target}, at the end", {})
             row[outcome] = row.get(outcome, 0) + 1
             if outcome in {"lost", "dead: internal"}:
-                detail = state if outcome == "lost" else ""
-                found.add(f"{sent.target}: {outcome}", [sent], detail)
+                found.add(f"{sent.target}: {outcome}", [sent])
         return counts
 
     def _settled(self, place: tuple[str, int], sent: messages.Message) -> str:

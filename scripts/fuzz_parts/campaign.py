@@ -125,8 +125,10 @@ class Campaign:
         except TimeoutError:
             self.found.add("the agent does not answer after it all")
         self._look([])
-        missing = self._accounts.missing()
-        return self._accounts.judge(self.found, await self._state_of_things() if missing else "")
+        ends = self._accounts.judge(self.found)
+        if any("lost" in row for row in ends.values()):
+            self.found.add("what may explain a loss", detail=await self._state_of_things())
+        return ends
 
     async def _wait_empty(self) -> None:
         with contextlib.suppress(TimeoutError):
@@ -138,12 +140,13 @@ class Campaign:
         """Tell what may explain that something was not dealt with."""
         card = f"{self._names.presence_stream}.{self._names.presence_key(stack.AGENT_ID)}"
         streams = (self._names.work_stream, self._names.intake_stream)
-        asked = [f"DIRECT.GET.{card}", *(f"CONSUMER.LIST.{stream}" for stream in streams)]
         told = []
-        with contextlib.suppress(TimeoutError):
-            told += [await self._sender.ask(f"$JS.API.{one}") for one in asked]
-        log = self._stack.agent.log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-        return "\n".join([*(one.body.decode("utf-8", "replace") for one in told), *log])
+        for asked in (f"DIRECT.GET.{card}", *(f"CONSUMER.LIST.{stream}" for stream in streams)):
+            with contextlib.suppress(TimeoutError):
+                heard = await self._sender.ask(f"$JS.API.{asked}")
+                told.append(heard.body.decode("utf-8", "replace"))
+        log = self._stack.agent.log.read_text(errors="replace").splitlines()
+        return "\n".join([*told, *log[-LOG_LINES:]])
 
     async def _stop_runs(self) -> None:
         ours = [run for run in self._maker.run_ids if run in self._accounts.begun]
