@@ -140,10 +140,12 @@ class Campaign:
         """Tell what may explain that something was not dealt with."""
         card = f"{self._names.presence_stream}.{self._names.presence_key(stack.AGENT_ID)}"
         streams = (self._names.work_stream, self._names.intake_stream)
+        kinds = ("STREAM.INFO", "CONSUMER.LIST")
         told = []
-        for asked in (f"DIRECT.GET.{card}", *(f"CONSUMER.LIST.{stream}" for stream in streams)):
+        for asked in (f"DIRECT.GET.{card}", *(f"{k}.{s}" for s in streams for k in kinds)):
             with contextlib.suppress(TimeoutError):
-                heard = await self._sender.ask(f"$JS.API.{asked}")
+                body = b'{"subjects_filter":">"}' if asked.startswith(kinds[0]) else b""
+                heard = await self._sender.ask(f"$JS.API.{asked}", body)
                 told.append(heard.body.decode("utf-8", "replace"))
         log = self._stack.agent.log.read_text(errors="replace").splitlines()
         return "\n".join([*told, *log[-LOG_LINES:]])
