@@ -133,7 +133,10 @@ class _Book:
         )
 
     def own_streams(self) -> tuple[str, ...]:
-        """Give what whoever keeps the streams does with them; nothing deletes or empties one."""
+        """Give what whoever keeps the streams does with them; nothing deletes or empties one.
+
+        A consumer of the queue of assignments is begun anew where it passes something over.
+        """
         api, names = "$JS.API", self.names
         streams = [one.stream for one in self._channels.values() if one.stream]
         queues = [each.name for each in streams if each.retention == "workqueue"]
@@ -146,6 +149,7 @@ class _Book:
             *(f"{api}.STREAM.MSG.DELETE.{name}" for name in queues),
             *(f"{api}.CONSUMER.DURABLE.CREATE.{name}.*" for name in queues),
             *(f"{api}.CONSUMER.MSG.NEXT.{name}.*" for name in queues),
+            *(f"{api}.CONSUMER.{verb}.{names.work_stream}.*" for verb in ("INFO", "DELETE")),
             *(f"$JS.ACK.{name}.>" for name in queues),
             f"{api}.DIRECT.GET.{names.journal_stream}",
             f"{api}.DIRECT.GET.{names.journal_stream}.{names.all_journals}",

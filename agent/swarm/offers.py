@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -13,6 +14,7 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import api
+from nats.js import errors as js_errors
 
 from agent import tasks
 from protocol import codec, subjects, swarm
@@ -25,6 +27,9 @@ _HEARD_S = 0.1
 """An assignment is heard of before the stream has it; a pull for it waits this long."""
 _ANSWER_S = 2.0
 _AWAY_S = 0.2
+_NOBODY = "503"
+_DOUBTFUL = 3
+"""Pulls in a row that gave nothing of a subject that has something: then the consumer is asked."""
 
 
 class Taken:
@@ -94,6 +99,8 @@ class Offers:
         """Capabilities for which something may wait, with how long a pull is worth."""
         self._rung = asyncio.Event()
         self._consumers: set[str] = set()
+        self._in_vain: collections.Counter[str] = collections.Counter()
+        """Pulls in a row that gave nothing, by capability."""
 
     async def put(self, asked: swarm.StageAssignment, traceparent: str | None = None) -> int:
         """Queue an assignment, once; give its place in the stream."""
@@ -151,7 +158,37 @@ class Offers:
         except (nats.errors.Error, TimeoutError):
             return  # the bus is away; so is what it keeps
         for subject in info.state.subjects or {}:
-            self._ring(self._names.read_work(subject), 0.0)
+            capability = self._names.read_work(subject)
+            self._ring(capability, 0.0)
+            if capability is not None and self._in_vain[capability] >= _DOUBTFUL:
+                self._in_vain[capability] = 0
+                await self._mend(capability)
+
+    async def _mend(self, capability: str) -> None:
+        """Begin a consumer anew that passes over what its subject holds.
+
+        It is rare, and has been seen: the broker's count of what is pending, or its place in
+        the stream, is wrong. What was taken meanwhile comes again, and is answered once.
+        """
+        durable = self._names.work_consumer(capability)
+        try:
+            if await self._passes_over(self._names.work(capability), durable):
+                await self._js.delete_consumer(self._names.work_stream, durable)
+                self._consumers.discard(capability)
+                log.warning("queue.mended", capability=capability)
+        except (nats.errors.Error, TimeoutError) as error:
+            log.warning("queue.not_mended", capability=capability, error=type(error).__name__)
+
+    async def _passes_over(self, subject: str, durable: str) -> bool:
+        """Tell whether a message was there all the while that its consumer knew of none."""
+        stream = self._names.work_stream
+        with contextlib.suppress(js_errors.NotFoundError):
+            oldest = await self._js.get_msg(stream, seq=1, subject=subject, next=True)
+            known = await self._js.consumer_info(stream, durable)
+            if not known.num_pending and not known.num_ack_pending:
+                await self._js.get_msg(stream, seq=oldest.seq)
+                return True
+        return False
 
     def _ring(self, capability: str | None, wait_s: float) -> None:
         if capability in self._capabilities and capability is not None:
@@ -175,7 +212,11 @@ class Offers:
             self._consumers.discard(capability)  # made anew, should it be gone
             await asyncio.sleep(_AWAY_S)
             return None
-        return None if (message.headers or {}).get("Status") else message
+        status = (message.headers or {}).get("Status")
+        if status == _NOBODY:
+            self._consumers.discard(capability)
+        self._in_vain[capability] = self._in_vain[capability] + 1 if status else 0
+        return None if status else message
 
     async def _consume(self, capability: str, durable: str) -> None:
         """Make the consumer that all agents share, once it is needed."""

@@ -75,6 +75,20 @@ async def test_a_repetition_is_not_even_queued(nc, names):
     assert await helpers.queued(nc, names) == 1
 
 
+async def test_what_the_broker_passes_over_is_done_as_well(nc, names, artifacts):
+    async with half(nc, names, artifacts, "before"):  # it makes the consumer
+        await put(nc, names, assignment("sample.noop", name="first"))
+        await report(nc, names, "first")
+    passed = await put(nc, names, assignment("sample.noop", name="passed-over"))
+    consumer = f"{names.work_stream}.{names.work_consumer('sample.noop')}"
+    place = msgspec.json.encode({"seq": passed.seq + 1})
+    told = await nc.request(f"$JS.API.CONSUMER.RESET.{consumer}", place)
+    assert b'"error"' not in told.data
+    async with half(nc, names, artifacts, "after"):
+        assert (await report(nc, names, "passed-over")).state == "succeeded"
+    assert await helpers.kept_reports(nc, names) == 2
+
+
 async def test_what_has_a_report_is_not_done(nc, names, artifacts, trace):
     asked = work(trace)
     other = swarm.StageReport(asked.assignment_id, "another", "succeeded")
