@@ -85,14 +85,25 @@ async def serve(
     logs.configure(settings.logs)
     stop = asyncio.Event()
     _stop_on_signals(stop)
-    async with running(settings, modules=modules) as agent:
-        _stop_on_signals(stop)  # Ray's own handler, set since, would abort us 3 s after a signal
-        if ready is not None:
-            ready(agent.address)
-        await _first_of(stop, agent.failed)
-        if agent.failure is not None:
-            raise agent.failure
-        log.info("agent.stopping", agent=agent.address.agent_id)
+    try:
+        async with running(settings, modules=modules) as agent:
+            _stop_on_signals(stop)  # Ray's own handler would abort us 3 s after a signal
+            if ready is not None:
+                ready(agent.address)
+            await _first_of(stop, agent.failed)
+            if agent.failure is not None:
+                raise agent.failure
+            log.info("agent.stopping", agent=agent.address.agent_id)
+    finally:
+        await _end_rest()
+
+
+async def _end_rest() -> None:
+    """End what still runs, which is a defect: `asyncio.run` cancels once, and it may not heed it."""
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        log.warning("task.left", task=task.get_name(), work=str(task.get_coro()))
+    await tasks.end(*rest)
 
 
 async def _first_of(*told: asyncio.Event) -> None:
