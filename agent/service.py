@@ -99,7 +99,7 @@ async def serve(
 
 
 async def _end_rest() -> None:
-    """End what still runs, which is a defect: `asyncio.run` cancels once, and it may not heed it."""
+    """End what still runs, a defect: `asyncio.run` cancels it once, and it may not heed that."""
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         log.warning("task.left", task=task.get_name(), work=str(task.get_coro()))
