@@ -35,6 +35,7 @@ POINTS = 2000
 """Drawn of a series at most; the rest could not be told apart."""
 MOST_LABELS = 20
 _TICKS = 6
+_SHORT = 16
 _NAMED_POINTS = 60
 
 
@@ -141,6 +142,21 @@ def bars(name: str, title: str, labels: list[str], sizes: list[float], spread: l
         axes.invert_yaxis()
 
     return draw(name, title, paint, (7.2, 0.9 + 0.32 * len(sizes)))
+
+
+def pairs(name: str, title: str, labels: list[str], shares: tuple[list[float], list[float]]) -> Any:
+    """Draw the shares of two samples side by side, bin by bin."""
+
+    def paint(axes: Any) -> None:
+        shown = list(range(len(labels)))[:MOST_LABELS]
+        for side, (values, colour) in enumerate(zip(shares, (ACTUAL, PREDICTED), strict=True)):
+            places = [place + 0.4 * side - 0.2 for place in shown]
+            label = ("before", "now")[side]
+            axes.bar(places, [values[n] for n in shown], 0.4, color=colour, label=label)
+        axes.set_xticks(shown, [labels[n][:_SHORT] for n in shown], rotation=45, ha="right")
+        axes.legend()
+
+    return draw(name, title, paint, (4.6, 3.6))
 
 
 def trials(numbers: list[int], scores: list[float]) -> Any:

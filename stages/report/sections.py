@@ -57,7 +57,8 @@ def _verdict(name: str, value: float, naive: float) -> str:
 
 def plots(details: dict[str, Any]) -> list[dict[str, Any]]:
     """Draw what the details hold."""
-    return [*_values(details), *_classes(details), *_importances(details)]
+    found = details.get("drift") or {}
+    return [*_values(details), *_classes(details), *_importances(details), *_drift(found)]
 
 
 def _values(details: dict[str, Any]) -> list[dict[str, Any]]:
@@ -95,6 +96,22 @@ def _importances(details: dict[str, Any]) -> list[dict[str, Any]]:
     names = [str(row["feature"]) for row in found]
     sizes, spread = ([float(row.get(key, 0)) for row in found] for key in ("mean", "std"))
     return [_plot(title, charts.bars("importances", title, names, sizes, spread), wide=True)]
+
+
+def _drift(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """Draw how far each column has moved, and the distributions of those that moved most."""
+    sizes = found.get("sizes", [])[:MOST_ROWS]
+    if not sizes:
+        return []
+    title = "How far each column has moved (population stability index)"
+    names, moved = [str(row["column"]) for row in sizes], [float(row["psi"]) for row in sizes]
+    plot = charts.bars("drift", title, names, moved, [0.0] * len(moved))
+    drawn = [_plot(title, plot, wide=True)]
+    for place, row in enumerate(found.get("shapes", [])):
+        named = f"{row['column']}: share of rows, before and now"
+        shares = (row["before"], row["now"])
+        drawn.append(_plot(named, charts.pairs(f"drift-{place}", named, row["labels"], shares)))
+    return drawn
 
 
 def _plot(title: str, svg: Any, *, wide: bool = False) -> dict[str, Any]:

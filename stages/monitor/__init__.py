@@ -1,0 +1,1 @@
+"""Stages that watch what a model meets after it was made."""
