@@ -46,6 +46,7 @@ class Workplaces:
             services,
             modules=modules,
             line=line,
+            lease_s=settings.runs.lease_s,
         )
         training = delegation.SpecialistExecutor(
             found.nc,

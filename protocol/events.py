@@ -139,6 +139,8 @@ class StageStarted(StageEvent, frozen=True, tag="stage.started", kw_only=True):
     elements: int | None = None
     memory_bytes: int | None = None
     """The memory limit of this attempt, where one holds."""
+    adopted: bool = False
+    """It had begun under the run's former owner, and goes on under this one."""
 
 
 class Usage(wire.Fact, frozen=True):

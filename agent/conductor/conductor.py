@@ -72,14 +72,19 @@ class Conductor:
         """What was to be stopped before it was launched."""
         self._errands: set[asyncio.Task[None]] = set()
 
-    async def conduct(self, owner: str, problem: problems.Problem | None = None) -> Outcome:
+    async def conduct(
+        self,
+        owner: str,
+        problem: problems.Problem | None = None,
+        kept: frozenset[effects.WorkKey] = frozenset(),
+    ) -> Outcome:
         """Take the run and see it to its end, or until it waits for a person.
 
-        With a problem it is ended at once. Raises OwnershipLost when another agent has taken it
-        over.
+        With a problem it is ended at once; attempts that are `kept` go on. Raises OwnershipLost
+        when another agent has taken it over.
         """
         try:
-            taken = stimuli.Taken(owner, self.scribe.epoch, problem)
+            taken = stimuli.Taken(owner, self.scribe.epoch, problem, kept)
             self.feed(taken, cause=f"agents/{owner}")
             return await self._done
         finally:
@@ -146,6 +151,8 @@ class Conductor:
         if not self._done.done():  # the run may have been let go while the start was being stored
             self._works[work.key] = work
             self._attempts[work.key] = asyncio.create_task(self._attempt(work))
+            if work.adopt and work.key in self._unwanted:
+                self._errand(self._stop(work.key, force=True))
 
     def _finish(self, outcome: Outcome) -> None:
         if not self._done.done():
@@ -178,7 +185,7 @@ class Conductor:
             self._lost(error)
 
     async def _outcome(self, work: effects.Work) -> base.Outcome:
-        if work.key in self._unwanted:
+        if work.key in self._unwanted and not work.adopt:
             return base.Halted("not_started")
         try:
             return await self._executors[work.placement].run(work, _Watcher(self, work))
@@ -234,8 +241,8 @@ class Conductor:
     async def _let_go(self) -> None:
         """Drop what still runs here: after an end nothing does, after a loss nothing may.
 
-        It is not stopped: a worker whose attempt is dropped is killed, but a specialist goes on
-        with its training, to which the next owner of the run attaches.
+        It is not stopped: a worker that is ours alone is killed, but on a shared cluster it goes on
+        with its attempt, and a specialist with its training: the run's next owner attaches to it.
         """
         for name in list(self._timers):
             self._clear_timer(name)

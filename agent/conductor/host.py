@@ -9,7 +9,7 @@ import structlog
 
 from agent import catalog, tasks
 from agent.bus import announce, journal, nudges, tickets
-from agent.conductor import conductor, ledger, losses, scribe
+from agent.conductor import conductor, inheritance, ledger, losses, scribe
 from agent.execution import base
 from agent.run import effects, stimuli
 from protocol import problems, swarm
@@ -45,6 +45,7 @@ class Host:
         executors: Mapping[effects.Placement, base.Executor],
         announcer: announce.Announcer,
         recall: conductor.Recall,
+        survivors: inheritance.Survivors,
         clock: scribe.Clock,
         max_active: int,
         max_losses: int,
@@ -59,6 +60,7 @@ class Host:
         self._executors = executors
         self._announcer = announcer
         self._recall = recall
+        self._survivors = survivors
         self._clock = clock
         self._max_commit_bytes = max_commit_bytes
         self._window = window
@@ -226,6 +228,7 @@ class Host:
     ) -> scribe.Position | None:
         if book.epoch:  # whoever held it may have died between storing and announcing
             await self._announcer.commit(book.last, book.machine.state.accepted.traceparent)
+        kept = await inheritance.look(book, problem, self._survivors, self._clock())
         conducting = conductor.Conductor(
             book,
             self._scribe(book),
@@ -241,7 +244,7 @@ class Host:
         try:
             # Whoever finds us in the journal must find us listening: so first this, then that.
             async with self._nudges.listen(ticket.run_id, conducting.tell):
-                conduct = asyncio.ensure_future(conducting.conduct(self._agent_id, problem))
+                conduct = asyncio.ensure_future(conducting.conduct(self._agent_id, problem, kept))
                 await asyncio.wait({conduct, lost}, return_when=asyncio.FIRST_COMPLETED)
                 if not conduct.done():  # the lease is over: somebody else may own the run already
                     log.warning("lease.expired", run=ticket.run_id)

@@ -72,6 +72,8 @@ class CachedExecutor:
         """Run one attempt, unless what it would make is there or about to be."""
         job = self._jobs[work.key] = _Job(watcher)
         try:
+            if work.adopt:
+                return await self._adopted(work, job)
             if identity.excluded(work):
                 return await self._made(work, job)
             known = await asyncio.to_thread(self._identities.of, work)
@@ -80,6 +82,25 @@ class CachedExecutor:
             return await self._shared(work, known, job)
         finally:
             del self._jobs[work.key]
+
+    async def _adopted(self, work: effects.Work, job: _Job) -> base.Outcome:
+        """Remember what somebody else was told to make; the cache cannot spare them the work."""
+        outcome = await self._made(work, job)
+        if not isinstance(outcome, base.Succeeded) or identity.excluded(work):
+            return outcome
+        known = await asyncio.to_thread(self._identities.of, work)
+        if isinstance(known, identity.Unknowable):
+            return outcome
+        return await self._kept(work, known, outcome, job)
+
+    async def _kept(
+        self, work: effects.Work, known: identity.Known, made: base.Succeeded, job: _Job
+    ) -> base.Succeeded:
+        """Remember what was made, if it is what the key promises."""
+        made = _completed(made, known, substituted=job.substituted)
+        if made.cache_key is not None:
+            await self._remember(work, known, made)
+        return made
 
     async def _shared(self, work: effects.Work, known: identity.Known, job: _Job) -> base.Outcome:
         """Follow whoever does the same work; lead where nobody does, or nobody manages to."""
@@ -98,10 +119,8 @@ class CachedExecutor:
         try:
             outcome = await self._found(work, known) or await self._made(work, job)
             if isinstance(outcome, base.Succeeded):
-                outcome = _completed(outcome, known, substituted=job.substituted)
-                if outcome.cache_key is not None:
-                    made = outcome
-                    await self._remember(work, known, made)
+                outcome = await self._kept(work, known, outcome, job)
+                made = outcome if outcome.cache_key is not None else None
             return outcome
         finally:
             lead.set_result(made)

@@ -42,6 +42,14 @@ class Withdrawn(Exception):
         self.where = where
 
 
+class Adopted(Exception):
+    """The worker, and the attempt that it was at, are another agent's now."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"another agent goes on with the attempt on {where}")
+        self.where = where
+
+
 class Shape(msgspec.Struct, frozen=True):
     """What a worker reserves on the cluster; the common ones reserve nothing."""
 
@@ -84,16 +92,30 @@ class Call:
 class Hand:
     """One worker. It works on one attempt at a time; some may wait in it for their turn."""
 
-    def __init__(self, setup: bytes, shape: Shape, line: lines.Lines | None = None) -> None:
+    def __init__(
+        self,
+        actor: Any,
+        shape: Shape = COMMON,
+        *,
+        name: str = "",
+        line: lines.Lines | None = None,
+        identity: worker.Identity | None = None,
+        count: int = 0,
+        shared: bool = False,
+    ) -> None:
         self.shape = shape
         self.dead = False
-        self.identity: worker.Identity | None = None
+        """Nothing more is to come of it, as far as we are concerned."""
+        self.identity = identity
+        self.shared = shared
+        """It may outlive its agent, and then be another's."""
+        self._actor = actor
+        self._name = name
         self._line = line
-        self._name = uuid.uuid4().hex
-        self._actor = _actor(shape).remote(setup, line.subject(self._name) if line else "")
         self._calls: dict[int, Call] = {}
         """Under way, by number; the first is the one that is worked on."""
-        self._count = 0
+        self._count = count
+        self._signing: asyncio.Task[None] | None = None
         self._since = 0.0
         self._lost: BaseException | None = None
         self._children: list[Any] = []
@@ -188,16 +210,47 @@ class Hand:
 
     def _ended(self, serving: asyncio.Future[None]) -> None:
         """Tell whoever waits that the worker is gone."""
-        if serving.cancelled() or (error := serving.exception()) is None:
-            return
-        self._lost = error
+        if not serving.cancelled() and (error := serving.exception()) is not None:
+            self._lose(error)
+
+    def _lose(self, error: BaseException) -> None:
+        self._lost = self._lost or error
         under_way = [call for call in self._calls.values() if not call.reply.done()]
         for call in under_way:
             call.settle(error if call.begun else Withdrawn(self.where))
 
-    async def ask_to_stop(self, number: int) -> None:
+    async def ask_to_stop(self, number: int, holder: str) -> None:
         """Tell an attempt to stop."""
-        await self._aside("stop").remote(number)
+        await self._aside("stop").remote(number, holder)
+
+    @property
+    def at_one(self) -> bool:
+        """Tell whether it is at an attempt, and none waits in it."""
+        return len(self._calls) == 1 and next(iter(self._calls.values())).begun
+
+    def sign(self, holder: str) -> None:
+        """Give a sign of life, unless the last one has not got through yet."""
+        if self.identity and not self.dead and not self.lost and self._signing is None:
+            self._signing = asyncio.create_task(self._sign(holder), name="sign")
+
+    async def _sign(self, holder: str) -> None:
+        with contextlib.suppress(Exception):  # of a worker that is gone others tell
+            await self.is_of(holder)
+        self._signing = None
+
+    async def is_of(self, holder: str) -> bool:
+        """Ask whether the worker is ours yet; take note if it is not."""
+        ours: bool = await self._aside("sign").remote(holder)
+        if not ours and not self.dead:
+            self._lose(Adopted(self.where))
+            self.leave()
+        return ours
+
+    def leave(self) -> None:
+        """Have nothing to do with it any more; it finishes what it is at and ends by itself."""
+        self.dead = True
+        if self._line is not None:
+            self._line.forget(self._name)
 
     async def withdraw(self, call: Call) -> bool:
         """Take an attempt back; False if its turn has come, so that it goes on."""
@@ -257,6 +310,15 @@ class Hand:
         who = self.identity
         here = ray.get_runtime_context().get_node_id()
         return who is not None and who.node == here and who.host == platform.node()
+
+
+def hire(setup: bytes, shape: Shape, line: lines.Lines | None, place: str) -> Hand:
+    """Start a worker; with a namespace of Ray's it may outlive us, for others to find it there."""
+    name = uuid.uuid4().hex
+    lasting = {"name": name, "namespace": place, "lifetime": "detached"} if place else {}
+    subject = line.subject(name) if line else ""
+    actor = _exported().options(**_reserved(shape), **lasting).remote(setup, subject)
+    return Hand(actor, shape, name=name, line=line, shared=bool(place))
 
 
 def _kill(actor: Any) -> None:
@@ -320,12 +382,12 @@ def _exported() -> Any:
     return ray.remote(concurrency_groups={worker.LISTENING: 4 + AHEAD})(worker.Worker)
 
 
-def _actor(shape: Shape) -> Any:
-    return _exported().options(
-        num_cpus=0,
-        num_gpus=shape.gpu or None,
-        memory=shape.memory_bytes or None,
-        scheduling_strategy="SPREAD",
-        max_restarts=0,
-        max_task_retries=0,
-    )
+def _reserved(shape: Shape) -> dict[str, Any]:
+    return {
+        "num_cpus": 0,
+        "num_gpus": shape.gpu or None,
+        "memory": shape.memory_bytes or None,
+        "scheduling_strategy": "SPREAD",
+        "max_restarts": 0,
+        "max_task_retries": 0,
+    }

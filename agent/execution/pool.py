@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import Coroutine
+import uuid
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from agent import config, tasks
-from agent.execution import base, bench, cluster, hands, lines, paces, worker
+from agent.execution import base, bench, cluster, custody, hands, lines, orphans, paces, worker
 from agent.run import effects
 from protocol import pipelines, problems
 from stages import kit
@@ -22,6 +23,10 @@ log = structlog.get_logger(__name__)
 QUIET_S = 0.5
 """Attempts shorter than this are not listened to: their notes come with the reply."""
 PATIENCE_S = 5.0
+KEPT_LEASES = 6
+"""For so many leases a worker on a shared cluster keeps a result that its agent did not get."""
+ANSWER_S = 1.0
+"""A worker that says nothing for so long is taken to be ours yet."""
 LULL_S = 0.1
 """Between two questions for news, however much a stage tells."""
 
@@ -29,7 +34,8 @@ LULL_S = 0.1
 class _Job:
     """One attempt from its queueing to its end."""
 
-    def __init__(self, watcher: base.Watcher) -> None:
+    def __init__(self, watcher: base.Watcher, *, heritable: bool) -> None:
+        self.heritable = heritable
         self.asked: bench.Waiting | None = None
         self.hand: hands.Hand | None = None
         self.call: hands.Call | None = None
@@ -71,9 +77,14 @@ class RayExecutor:
         *,
         modules: tuple[str, ...] = (),
         line: lines.Lines | None = None,
+        lease_s: float = 10.0,
     ) -> None:
         bus = line.access if line else None
-        setup = worker.Setup(store_uri, str(local), services, modules, bus)
+        self._holder = uuid.uuid4().hex
+        terms = custody.Terms(self._holder, lease_s, KEPT_LEASES * lease_s)
+        self._place = orphans.namespace(store_uri) if cores.remote else ""
+        shared = terms if cores.remote else None
+        setup = worker.Setup(store_uri, str(local), services, modules, bus, shared)
         self._setup = msgspec.msgpack.encode(setup)
         self._line = line
         self._cpus = self._most = cores.cpus
@@ -83,9 +94,19 @@ class RayExecutor:
         self._errands: set[asyncio.Task[None]] = set()
         self._jobs: dict[effects.WorkKey, _Job] = {}
         self._closed = False
+        self._adopted: set[hands.Hand] = set()
+        """Workers that another agent had hired; they hold no place here."""
+        if cores.remote:
+            self._signing = asyncio.create_task(self._sign(terms.sign_s), name="signs of life")
+
+    async def _sign(self, every_s: float) -> None:
+        while not self._closed:
+            for hand in (*self._bench.all(), *self._adopted):
+                hand.sign(self._holder)
+            await asyncio.sleep(every_s)
 
     def _hire(self, shape: hands.Shape) -> hands.Hand:
-        return hands.Hand(self._setup, shape, self._line)
+        return hands.hire(self._setup, shape, self._line, self._place)
 
     def resize(self, cpus: int) -> None:
         """Follow the cluster as it grows and shrinks; nothing that is at work is harmed."""
@@ -97,8 +118,10 @@ class RayExecutor:
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a worker, as soon as there is a place for it."""
-        job = self._jobs[work.key] = _Job(watcher)
+        job = self._jobs[work.key] = _Job(watcher, heritable=work.heritable)
         try:
+            if work.adopt:
+                return await self._adopt(work, job)
             refusal = await self._refuse(work.resources)
             if refusal is not None:
                 return base.Failed(refusal)
@@ -107,6 +130,42 @@ class RayExecutor:
             return await self._placed(work, job)
         finally:
             del self._jobs[work.key]
+
+    async def find(self, works: Sequence[effects.Work]) -> frozenset[effects.WorkKey]:
+        """Give those attempts that a worker on a shared cluster is at, or has done."""
+        return await orphans.find(self._place, works) if self._place else frozenset()
+
+    async def end(self, works: Sequence[effects.Work]) -> None:
+        """End the workers that are at these attempts, and prove it."""
+        found = await self.find(works)
+        wanted = [orphans.claim(self._place, w, self._holder) for w in works if w.key in found]
+        ended = [hand for hand in await asyncio.gather(*wanted) if hand is not None]
+        for hand in ended:
+            hand.kill()
+        await asyncio.gather(*(hand.wait_gone() for hand in ended))
+
+    async def _adopt(self, work: effects.Work, job: _Job) -> base.Outcome:
+        """Go on with an attempt that a lost agent had begun."""
+        hand = await orphans.claim(self._place, work, self._holder)
+        if hand is None:
+            return base.Failed(_not_found())
+        self._adopted.add(hand)
+        job.hand = hand
+        outcome = None
+        try:
+            if job.forced:
+                hand.kill()
+                await hand.wait_gone()
+                return base.Halted("forced", hand.where)
+            log.info("worker.adopted", worker=hand.where, run=work.key.run_id)
+            outcome = await self._on(bench.Place(hand), work, job)
+            return outcome
+        finally:
+            self._adopted.discard(hand)
+            if outcome is None:
+                hand.leave()
+            else:
+                hand.kill()
 
     async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
         """Run an attempt where there is a place; look for another where its turn does not come."""
@@ -154,8 +213,15 @@ class RayExecutor:
             self._errands.add(task)
             task.add_done_callback(self._errands.discard)
         else:
-            place.hand.kill()  # nobody waits for its work any more
+            self._drop(place.hand, job)
             self._give_back(place)
+
+    def _drop(self, hand: hands.Hand, job: _Job) -> None:
+        """Let an attempt go that nobody here waits for any more, but the run's next owner may."""
+        if hand.shared and job.heritable and hand.at_one and not job.forced:
+            hand.leave()
+        else:
+            hand.kill()
 
     async def _take_back(self, place: bench.Place, call: hands.Call) -> None:
         """Drop an attempt that waits in a worker, without harm to the one before it."""
@@ -173,10 +239,12 @@ class RayExecutor:
         hand = job.hand = place.hand
         try:
             await hand.ready()
-            if job.to_stop:
+            if job.to_stop and not work.adopt:
                 return base.Halted("not_started", hand.where)
             call = job.call = hand.call(msgspec.msgpack.encode(work), job.began)
             await hand.begin(call)
+            if job.to_stop:
+                await self._ask(hand, call.number)
             data = await self._followed(hand, job, call, waits=place.behind)
             outcome, notes = worker.decode_reply(data)
         except ray.exceptions.OutOfMemoryError as error:
@@ -187,6 +255,8 @@ class RayExecutor:
             ray.exceptions.NodeDiedError,
         ) as error:
             return await self._died(hand, job, _lost(hand, error))
+        except hands.Adopted as error:
+            return base.Failed(problems.Problem("preempted", str(error), retryable=True))
         job.tell(notes)
         self._paces.note(work.use, outcome)
         return outcome
@@ -256,6 +326,8 @@ class RayExecutor:
         if job.asked is not None:
             self._bench.turn_away(job.asked)
         hand, call = job.hand, job.call
+        if hand is None:
+            job.forced = force  # there may be a worker to adopt yet
         if hand is None or hand.dead:
             return
         if call is not None and await self._withdraw(hand, call):
@@ -263,16 +335,28 @@ class RayExecutor:
         if job.hand is not hand:
             return  # it was withdrawn meanwhile, and sees for itself that it is to stop
         if force or hand.identity is None:
-            job.forced = True
-            hand.kill()
+            await self._force(hand, job)
         elif call is not None:
             await self._ask(hand, call.number)
+
+    async def _force(self, hand: hands.Hand, job: _Job) -> None:
+        """Kill a worker, unless another agent has taken it over while we were frozen."""
+        if await self._is_ours(hand):
+            job.forced = True
+            hand.kill()
+
+    async def _is_ours(self, hand: hands.Hand) -> bool:
+        if hand.shared and hand.identity is not None:
+            with contextlib.suppress(Exception):  # it is gone or says nothing: be rid of it
+                async with asyncio.timeout(ANSWER_S):
+                    return await hand.is_of(self._holder)
+        return True
 
     async def _ask(self, hand: hands.Hand, number: int) -> None:
         import ray
 
         try:
-            await hand.ask_to_stop(number)
+            await hand.ask_to_stop(number, self._holder)
         except ray.exceptions.RayError:
             return  # it is gone: `run` finds out
 
@@ -280,9 +364,14 @@ class RayExecutor:
         """Kill every worker and prove it; attempts that run end as stopped by force."""
         self._closed = True
         self._bench.close()
+        if self._place:
+            await tasks.end(self._signing)
         for job in self._jobs.values():
             job.forced = True
-        everyone = self._bench.all()
+        everyone = [*self._bench.all(), *self._adopted]
+        if self._place:
+            ours = await asyncio.gather(*map(self._is_ours, everyone))
+            everyone = [hand for hand, mine in zip(everyone, ours, strict=True) if mine]
         for hand in everyone:
             hand.kill()
         await asyncio.gather(*(hand.wait_gone() for hand in everyone), *self._errands)
@@ -316,6 +405,11 @@ def _too_much(what: str, wanted: float, there: float, *, again: bool = False) ->
     message = f"the stage needs {wanted:g} {what}; there is no more than {there:g} to be had"
     hint = "lower the stage's resources"
     return problems.Problem("unavailable", message, hint=hint, retryable=again)
+
+
+def _not_found() -> problems.Problem:
+    message = "the worker that was at the attempt is gone, and its result with it"
+    return problems.Problem("preempted", message, retryable=True)
 
 
 def _out_of_memory(error: BaseException) -> base.Failed:

@@ -13,6 +13,7 @@ import queue
 import resource
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ import msgspec
 import structlog
 
 from agent.artifacts import objects, sources, store
-from agent.execution import attempt, base, capture, lines
+from agent.execution import attempt, base, capture, custody, lines
 from agent.run import effects
 from protocol import problems
 from stages import kit, registry
@@ -40,6 +41,8 @@ class Setup(msgspec.Struct, frozen=True):
     modules: tuple[str, ...] = ()
     bus: lines.Access | None = None
     """None where attempts come through Ray alone."""
+    terms: custody.Terms | None = None
+    """None where the worker ends with its agent."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -56,6 +59,13 @@ class Identity(msgspec.Struct, frozen=True):
     def where(self) -> str:
         """Say it in words."""
         return f"pid {self.pid} on {self.host}"
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """An attempt that was given to the run's next owner, and who is at it."""
+
+    number: int
+    identity: Identity
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -110,17 +120,15 @@ class Worker:
         self._board = Board()
         self._tray = Tray()
         self._ear = lines.Ear(told.bus, subject, self._tray.put) if told.bus else None
+        self._custody = custody.Custody(told.terms) if told.terms else None
+        if told.terms:
+            watch = threading.Thread(target=self._watch, args=(told.terms,), daemon=True)
+            watch.start()
 
     def identify(self) -> bytes:
         """Say which process this is, once it is ready."""
-        import psutil
-        import ray
-
-        pid = os.getpid()
-        created = psutil.Process(pid).create_time()
-        node = ray.get_runtime_context().get_node_id()
         listens = self._ear is not None and self._ear.listens()
-        return msgspec.msgpack.encode(Identity(pid, created, platform.node(), node, listens))
+        return msgspec.msgpack.encode(_identity(listens=listens))
 
     def serve(self) -> None:
         """Run one attempt after the other, for as long as the process lives."""
@@ -150,6 +158,8 @@ class Worker:
         work = msgspec.msgpack.decode(payload, type=effects.Work)
         board = self._board
         board.open(number)
+        if self._custody:
+            self._custody.begin(number, work)
         trial = attempt.Attempt(
             work,
             self._store,
@@ -165,10 +175,39 @@ class Worker:
             return msgspec.msgpack.encode(Reply(_crossing(outcome), board.notes()))
         finally:
             board.close()
+            if self._custody:
+                self._custody.end()
 
-    def stop(self, number: int) -> None:
-        """Ask an attempt to stop, now or as soon as it begins."""
-        self._board.stop(number)
+    def stop(self, number: int, holder: str = "") -> None:
+        """Ask an attempt to stop, now or as soon as it begins; not for one who holds it no more."""
+        if self.sign(holder):
+            self._board.stop(number)
+
+    def sign(self, holder: str) -> bool:
+        """Take a sign of life of the agent; False if the worker is another's now."""
+        return self._custody is None or self._custody.sign(holder)
+
+    def at(self) -> bytes:
+        """Give the attempt that it is at, or was at last."""
+        return msgspec.msgpack.encode(self._custody.at() if self._custody else None)
+
+    def claim(self, work: bytes, holder: str) -> bytes:
+        """Go on with an attempt for the run's next owner; nothing if it is not at it."""
+        wanted = msgspec.msgpack.decode(work, type=effects.Work)
+        held = self._custody
+        number = held.claim(wanted, holder, self._tray.seal) if held else 0
+        return msgspec.msgpack.encode(Claimed(number, _identity())) if number else b""
+
+    def _watch(self, terms: custody.Terms) -> None:
+        """End the process, and what it started, once nobody wants it any more."""
+        import psutil
+
+        while self._custody is not None and not self._custody.is_over():
+            time.sleep(terms.sign_s)
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        os._exit(0)
 
     def withdraw(self, number: int) -> bool:
         """Have an attempt not begin; False if it has."""
@@ -177,6 +216,16 @@ class Worker:
     def listen(self, number: int, seen: int, patience_s: float) -> bytes:
         """Wait until the attempt has told more than `seen`, has ended, or patience has."""
         return msgspec.msgpack.encode(self._board.wait_news(number, seen, patience_s))
+
+
+def _identity(*, listens: bool = False) -> Identity:
+    import psutil
+    import ray
+
+    pid = os.getpid()
+    created = psutil.Process(pid).create_time()
+    node = ray.get_runtime_context().get_node_id()
+    return Identity(pid, created, platform.node(), node, listens)
 
 
 def _access(bus: lines.Access | None) -> objects.Access | None:
@@ -198,12 +247,16 @@ class Tray:
         """By the number of the attempt; None until it has ended."""
         self._floor = 0
         """Attempts with lower numbers are over and forgotten."""
+        self._begun = 0
+        """The attempt that was begun last."""
+        self._sealed = False
+        """Nothing more is begun."""
 
     def put(self, order: lines.Order, place: str) -> None:
         """Take an order, and where its reply goes; one that came before is ignored."""
         with self._changed:
             self._forget_below(order.floor)
-            if not self._is_known(order.number):
+            if not self._sealed and not self._is_known(order.number):
                 self._replies[order.number] = None
                 self._queued.add(order.number)
                 self._orders.put((order, place))
@@ -220,6 +273,17 @@ class Tray:
             self._changed.notify_all()
             return True
 
+    def seal(self, number: int) -> bool:
+        """Begin nothing after this attempt; False if something has begun, or it is forgotten."""
+        with self._changed:
+            if self._begun != number or number not in self._replies:
+                return False
+            self._sealed = True
+            self._replies |= dict.fromkeys(self._queued, b"")
+            self._queued.clear()
+            self._changed.notify_all()
+            return True
+
     def wait_order(self) -> tuple[lines.Order, str]:
         """Wait for the next order."""
         while True:
@@ -227,6 +291,7 @@ class Tray:
             with self._changed:
                 if order.number in self._queued:
                     self._queued.remove(order.number)
+                    self._begun = order.number
                     return order, place
 
     def finish(self, number: int, reply: bytes) -> None:

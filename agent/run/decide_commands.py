@@ -13,6 +13,7 @@ from agent.run import (
     state,
     stimuli,
     times,
+    units,
 )
 from protocol import events, problems
 
@@ -27,7 +28,21 @@ def taken(run: state.RunState, told: stimuli.Taken, at: moment.Moment) -> decide
     recovered = events.RunRecovered(
         at=at.now, cause=at.cause, owner=told.owner, epoch=told.epoch, problem=told.problem
     )
-    return [recovered, *([] if told.problem else decide_timers.unanswered(run, at))], []
+    going_on = [_adopted(run, unit, at) for unit in run.running if run.key(unit) in told.kept]
+    return [recovered, *going_on, *([] if told.problem else decide_timers.unanswered(run, at))], []
+
+
+def _adopted(run: state.RunState, unit: units.Unit, at: moment.Moment) -> events.StageStarted:
+    """Tell that an attempt goes on under the new owner; its number stays."""
+    return events.StageStarted(
+        at=at.now,
+        cause=at.cause,
+        stage=run.spec(unit).id,
+        element=unit.element,
+        attempt=unit.attempt,
+        memory_bytes=unit.memory,
+        adopted=True,
+    )
 
 
 def cancel(

@@ -58,6 +58,10 @@ class Work(msgspec.Struct, frozen=True):
     """W3C trace context of the request."""
     max_artifact_bytes: int | None = None
     """A larger output is not stored."""
+    heritable: bool = False
+    """The run's next owner can go on with it, where it outlives this one."""
+    adopt: bool = False
+    """A former owner had it begun, and somebody is at it or has done it: go on with that."""
 
 
 class Launch(msgspec.Struct, frozen=True):

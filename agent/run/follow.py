@@ -45,7 +45,7 @@ def _taken(
 def _started(run: state.RunState, event: events.StageStarted) -> list[effects.Effect]:
     if event.elements is not None:
         return []
-    return [launch.launch(run, _unit(run, event))]
+    return [launch.launch(run, _unit(run, event), adopted=event.adopted)]
 
 
 def _attempt_over(run: state.RunState, unit: units.Unit) -> list[effects.Effect]:

@@ -11,8 +11,11 @@ from agent.run import effects, shapes, state, times, units
 from protocol import artifacts, pipelines
 
 
-def launch(run: state.RunState, unit: units.Unit) -> effects.Launch:
-    """Make the effect for the attempt that has just been started."""
+def launch(run: state.RunState, unit: units.Unit, *, adopted: bool = False) -> effects.Launch:
+    """Make the effect for the attempt that has just been started, or found at work.
+
+    What is found is gone on with once the journal says whose it is: two may have found it.
+    """
     spec = run.spec(unit)
     kind = run.plan.kinds[unit.stage]
     stage = run.stages[unit.stage]
@@ -33,8 +36,10 @@ def launch(run: state.RunState, unit: units.Unit) -> effects.Launch:
         deadline=_deadline(run, spec, unit),
         traceparent=run.accepted.traceparent,
         max_artifact_bytes=run.accepted.bounds.max_artifact_bytes,
+        heritable=True,
+        adopt=adopted,
     )
-    return effects.Launch(work, after_commit=kind.effects)
+    return effects.Launch(work, after_commit=kind.effects or adopted)
 
 
 def inputs(run: state.RunState, index: int) -> dict[str, artifacts.Output]:

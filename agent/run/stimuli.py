@@ -17,6 +17,8 @@ class Taken(msgspec.Struct, frozen=True):
     epoch: int
     problem: problems.Problem | None = None
     """Why it is taken only to be ended."""
+    kept: frozenset[effects.WorkKey] = frozenset()
+    """Attempts of the former owner that somebody is at yet: they go on."""
 
 
 class WorkBegan(msgspec.Struct, frozen=True):

@@ -172,7 +172,10 @@ def _worked(run_id: str, facts: Sequence[events.AnyEvent]) -> Iterator[Finding]:
             case events.RunResumed():
                 done = {unit for unit in done if not _again(unit, fact)}
                 begun = {(unit, n) for unit, n in begun if unit[0] not in fact.again}
-            case events.StageStarted() if ((fact.stage, fact.element), fact.attempt) in begun:
+            case events.StageStarted(adopted=False) if (
+                (fact.stage, fact.element),
+                fact.attempt,
+            ) in begun:
                 text = f"{_name(fact)}, attempt {fact.attempt}"
                 yield Finding(run_id, "attempt_began_twice", text)
             case events.StageStarted():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import contextlib
 import datetime as dt
 import pathlib
 import signal
+
+import psutil
 
 from agent import config
 from protocol import client, events
@@ -54,14 +57,14 @@ class Case:
                 agent.process and agent.send(signal.SIGCONT)
             await agent.kill()
 
-    async def at_work(self) -> tuple[str, int]:
+    async def at_work(self, *, deaf: bool = False) -> tuple[str, int]:
         """Have a run at work whose journal says so; give its id and the worker's process."""
-        run_id = await helpers.submit(self.ask, *self._stages())
+        run_id = await helpers.submit(self.ask, *self._stages(deaf=deaf))
         pid = int((await helpers.wait_line(self.trace, "b began")).split()[-1])
         await helpers.wait_event(self.ask, run_id, events.StageStarted, "b")
         return run_id, pid
 
-    def _stages(self):
+    def _stages(self, *, deaf: bool):
         """Describe a, b and a stage with effects outside, of which b waits for a file."""
 
         def work(stage_id, use="service.work", *, after=None, **params):
@@ -70,7 +73,7 @@ class Case:
 
         return [
             work("a", name="a"),
-            work("b", after="a", name="b", until=str(self.go)),
+            work("b", after="a", name="b", until=str(self.go), deaf=deaf),
             work("ship", "service.ship", after="b"),
         ]
 
@@ -85,12 +88,23 @@ class Case:
         assert recovered.owner == "second"
         assert recovered.at - since < within
 
+    async def adopted(self, run_id: str, times: int = 1) -> None:
+        """Wait until an agent has gone on with b, under the number that it had."""
+        async with asyncio.timeout(helpers.WAIT_S):
+            async for entry in self.ask.follow(run_id):
+                told = entry.event
+                if isinstance(told, events.StageStarted) and told.adopted:
+                    assert (told.stage, told.attempt) == ("b", 1)
+                    times -= 1
+                if not times:
+                    return
+
     async def goes_on(self, run_id: str) -> None:
-        """Let the run go on to its end, and see that nothing was done twice but what was lost."""
+        """Let the run go on to its end, and see that nothing was done twice."""
         self.go.touch()
         assert await self.owner_at_end(run_id) == "second"
         count = self.count()
-        assert (count["a"], count["b"], count["shipped"]) == (1, 2, 1)
+        assert (count["a"], count["b"], count["shipped"]) == (1, 1, 1)
         assert (await self.judged(run_id)).findings == []
 
     async def judged(self, *accepted: str) -> judge.Verdict:
@@ -108,6 +122,12 @@ class Case:
         told = await helpers.story(self.ask, run_id)
         assert isinstance(told[-1], events.RunSucceeded)
         return [one.owner for one in told if isinstance(one, TAKEN)][-1]
+
+
+def workers() -> set[int]:
+    """Give the processes of all workers on this machine."""
+    found = psutil.process_iter(["cmdline"])
+    return {one.pid for one in found if (one.info["cmdline"] or [""])[0].startswith("ray::Worker")}
 
 
 def now() -> dt.datetime:

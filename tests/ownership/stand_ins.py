@@ -16,6 +16,15 @@ from stages import registry
 from tests.ownership import wires
 
 
+class Nobody:
+    """What outlives an agent: nothing."""
+
+    async def find(self, _works: Any) -> frozenset[Any]:
+        return frozenset()
+
+    async def end(self, _works: Any) -> None: ...
+
+
 class Began(msgspec.Struct, frozen=True):
     """An attempt began, and what the journal said of it just then."""
 

@@ -223,6 +223,7 @@ class Agent:
             STAGES,
             executors={"ray": work, "agent": work, "training": work, "swarm": work},
             recall=_nothing,
+            survivors=stand_ins.Nobody(),
             max_active=3,
             max_losses=100,
             window=64,
