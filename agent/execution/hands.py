@@ -110,7 +110,8 @@ class Hand:
         self.shared = shared
         """It may outlive its agent, and then be another's."""
         self._actor = actor
-        self._name = name
+        self.name = name
+        """By which Ray knows it, and the bus."""
         self._line = line
         self._calls: dict[int, Call] = {}
         """Under way, by number; the first is the one that is worked on."""
@@ -172,7 +173,7 @@ class Hand:
         was_first = next(iter(self._calls)) == call.number
         del self._calls[call.number]
         if self._line is not None:
-            self._line.drop(self._name, call.number)
+            self._line.drop(self.name, call.number)
         # One that was dropped may still be at work: whoever dropped it kills the worker.
         ended = not (call.begun and call.reply.cancelled())
         if was_first and ended and self._calls and not self.lost:
@@ -182,7 +183,7 @@ class Hand:
         if self._line is None or self.identity is None or not self.identity.listens:
             return False
         order = self._order(call)
-        return await self._line.send(self._name, order, lambda data: self._came(call, data))
+        return await self._line.send(self.name, order, lambda data: self._came(call, data))
 
     def _order(self, call: Call) -> lines.Order:
         return lines.Order(call.number, call.payload, floor=next(iter(self._calls), call.number))
@@ -223,10 +224,9 @@ class Hand:
         """Tell an attempt to stop."""
         await self._aside("stop").remote(number, holder)
 
-    @property
-    def at_one(self) -> bool:
-        """Tell whether it is at an attempt, and none waits in it."""
-        return len(self._calls) == 1 and next(iter(self._calls.values())).begun
+    def is_only_at(self, call: Call) -> bool:
+        """Tell whether it is at this attempt, and none waits in it."""
+        return call.begun and not self._calls.keys() - {call.number}
 
     def sign(self, holder: str) -> None:
         """Give a sign of life, unless the last one has not got through yet."""
@@ -250,7 +250,7 @@ class Hand:
         """Have nothing to do with it any more; it finishes what it is at and ends by itself."""
         self.dead = True
         if self._line is not None:
-            self._line.forget(self._name)
+            self._line.forget(self.name)
 
     async def withdraw(self, call: Call) -> bool:
         """Take an attempt back; False if its turn has come, so that it goes on."""
@@ -273,7 +273,7 @@ class Hand:
             return
         self.dead = True
         if self._line is not None:
-            self._line.forget(self._name)
+            self._line.forget(self.name)
         self._children = _children(self.identity) if self._is_here() else []
         # It waits for the cluster's head, which may be gone: nobody waits with it.
         threading.Thread(target=_kill, args=(self._actor,), name="kill", daemon=True).start()

@@ -133,12 +133,20 @@ class RayExecutor:
 
     async def find(self, works: Sequence[effects.Work]) -> frozenset[effects.WorkKey]:
         """Give those attempts that a worker on a shared cluster is at, or has done."""
-        return await orphans.find(self._place, works) if self._place else frozenset()
+        if not self._place:
+            return frozenset()
+        return await orphans.find(self._place, works, self._names())
+
+    def _names(self) -> set[str]:
+        return {hand.name for hand in self._bench.all()}
+
+    async def _claim(self, work: effects.Work) -> hands.Hand | None:
+        return await orphans.claim(self._place, work, self._holder, self._names())
 
     async def end(self, works: Sequence[effects.Work]) -> None:
         """End the workers that are at these attempts, and prove it."""
         found = await self.find(works)
-        wanted = [orphans.claim(self._place, w, self._holder) for w in works if w.key in found]
+        wanted = [self._claim(work) for work in works if work.key in found]
         ended = [hand for hand in await asyncio.gather(*wanted) if hand is not None]
         for hand in ended:
             hand.kill()
@@ -146,7 +154,7 @@ class RayExecutor:
 
     async def _adopt(self, work: effects.Work, job: _Job) -> base.Outcome:
         """Go on with an attempt that a lost agent had begun."""
-        hand = await orphans.claim(self._place, work, self._holder)
+        hand = await self._claim(work)
         if hand is None:
             return base.Failed(_not_found())
         self._adopted.add(hand)
@@ -218,7 +226,9 @@ class RayExecutor:
 
     def _drop(self, hand: hands.Hand, job: _Job) -> None:
         """Let an attempt go that nobody here waits for any more, but the run's next owner may."""
-        if hand.shared and job.heritable and hand.at_one and not job.forced:
+        call = job.call
+        lasting = hand.shared and job.heritable and call is not None and hand.is_only_at(call)
+        if lasting and not job.forced:
             hand.leave()
         else:
             hand.kill()
