@@ -13,7 +13,19 @@ import msgspec
 import structlog
 
 from agent import config, tasks
-from agent.execution import base, bench, cluster, custody, hands, lines, orphans, paces, worker
+from agent.execution import (
+    base,
+    bench,
+    cluster,
+    custody,
+    hands,
+    jobs,
+    lines,
+    losses,
+    orphans,
+    paces,
+    worker,
+)
 from agent.run import effects
 from protocol import pipelines, problems
 from stages import kit
@@ -29,39 +41,6 @@ ANSWER_S = 1.0
 """A worker that says nothing for so long is taken to be ours yet."""
 LULL_S = 0.1
 """Between two questions for news, however much a stage tells."""
-
-
-class _Job:
-    """One attempt from its queueing to its end."""
-
-    def __init__(self, watcher: base.Watcher, *, heritable: bool) -> None:
-        self.heritable = heritable
-        self.asked: bench.Waiting | None = None
-        self.hand: hands.Hand | None = None
-        self.call: hands.Call | None = None
-        """On its worker; None until it is sent there."""
-        self.forced = False
-        self.to_stop = False
-        self._watcher = watcher
-        self._seen = 0
-
-    def began(self) -> None:
-        """Take note that it is the attempt's turn."""
-        self._watcher.began()
-
-    def tell(self, news: list[worker.Told]) -> int:
-        """Pass on what was not told yet; give the number of the last."""
-        for told in news:
-            if told.number > self._seen:
-                self._seen = told.number
-                self._pass_on(told)
-        return self._seen
-
-    def _pass_on(self, told: worker.Told) -> None:
-        if told.note:
-            self._watcher.note(told.text, told.details)
-        else:
-            self._watcher.progress(told.fraction, told.text, told.details)
 
 
 class RayExecutor:
@@ -92,7 +71,7 @@ class RayExecutor:
         self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
         self._paces = paces.Paces()
         self._errands: set[asyncio.Task[None]] = set()
-        self._jobs: dict[effects.WorkKey, _Job] = {}
+        self._jobs: dict[effects.WorkKey, jobs.Job] = {}
         self._closed = False
         self._adopted: set[hands.Hand] = set()
         """Workers that another agent had hired; they hold no place here."""
@@ -118,7 +97,7 @@ class RayExecutor:
 
     async def run(self, work: effects.Work, watcher: base.Watcher) -> base.Outcome:
         """Run one attempt on a worker, as soon as there is a place for it."""
-        job = self._jobs[work.key] = _Job(watcher, heritable=work.heritable)
+        job = self._jobs[work.key] = jobs.Job(watcher, heritable=work.heritable)
         try:
             if work.adopt:
                 return await self._adopt(work, job)
@@ -152,11 +131,11 @@ class RayExecutor:
             hand.kill()
         await asyncio.gather(*(hand.wait_gone() for hand in ended))
 
-    async def _adopt(self, work: effects.Work, job: _Job) -> base.Outcome:
+    async def _adopt(self, work: effects.Work, job: jobs.Job) -> base.Outcome:
         """Go on with an attempt that a lost agent had begun."""
         hand = await self._claim(work)
         if hand is None:
-            return base.Failed(_not_found())
+            return base.Failed(losses.not_found())
         self._adopted.add(hand)
         job.hand = hand
         outcome = None
@@ -175,7 +154,7 @@ class RayExecutor:
             else:
                 hand.kill()
 
-    async def _placed(self, work: effects.Work, job: _Job) -> base.Outcome:
+    async def _placed(self, work: effects.Work, job: jobs.Job) -> base.Outcome:
         """Run an attempt where there is a place; look for another where its turn does not come."""
         quick, again = self._paces.is_quick(work.use), False
         while not (job.to_stop or self._closed):
@@ -189,7 +168,7 @@ class RayExecutor:
                 quick, again = False, True  # it has waited enough
         return base.Halted("not_started")
 
-    async def _at(self, asked: bench.Waiting, work: effects.Work, job: _Job) -> base.Outcome:
+    async def _at(self, asked: bench.Waiting, work: effects.Work, job: jobs.Job) -> base.Outcome:
         """Wait for a place and run an attempt there; raise Withdrawn if its turn does not come."""
         outcome: base.Outcome | hands.Withdrawn | None = None
         try:
@@ -207,12 +186,12 @@ class RayExecutor:
             raise outcome
         return outcome
 
-    def _turned_away(self, work: effects.Work, job: _Job) -> base.Outcome:
+    def _turned_away(self, work: effects.Work, job: jobs.Job) -> base.Outcome:
         if not job.to_stop and not self._closed and (problem := self._too_many(work.resources)):
             return base.Failed(problem)
         return base.Halted("not_started")
 
-    def _leave(self, place: bench.Place, job: _Job, *, finished: bool) -> None:
+    def _leave(self, place: bench.Place, job: jobs.Job, *, finished: bool) -> None:
         call = job.call
         if finished or (place.behind and call is None):
             self._give_back(place)
@@ -224,7 +203,7 @@ class RayExecutor:
             self._drop(place.hand, job)
             self._give_back(place)
 
-    def _drop(self, hand: hands.Hand, job: _Job) -> None:
+    def _drop(self, hand: hands.Hand, job: jobs.Job) -> None:
         """Let an attempt go that nobody here waits for any more, but the run's next owner may."""
         call = job.call
         lasting = hand.shared and job.heritable and call is not None and hand.is_only_at(call)
@@ -243,7 +222,7 @@ class RayExecutor:
         if not self._closed:
             self._bench.give_back(place)
 
-    async def _on(self, place: bench.Place, work: effects.Work, job: _Job) -> base.Outcome:
+    async def _on(self, place: bench.Place, work: effects.Work, job: jobs.Job) -> base.Outcome:
         import ray
 
         hand = job.hand = place.hand
@@ -258,13 +237,13 @@ class RayExecutor:
             data = await self._followed(hand, job, call, waits=place.behind)
             outcome, notes = worker.decode_reply(data)
         except ray.exceptions.OutOfMemoryError as error:
-            return await self._died(hand, job, _out_of_memory(error))
+            return await self._died(hand, job, losses.out_of_memory(error))
         except (
             ray.exceptions.RayActorError,
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.NodeDiedError,
         ) as error:
-            return await self._died(hand, job, _lost(hand, error))
+            return await self._died(hand, job, losses.lost(hand, error))
         except hands.Adopted as error:
             return base.Failed(problems.Problem("preempted", str(error), retryable=True))
         job.tell(notes)
@@ -272,7 +251,7 @@ class RayExecutor:
         return outcome
 
     async def _followed(
-        self, hand: hands.Hand, job: _Job, call: hands.Call, *, waits: bool
+        self, hand: hands.Hand, job: jobs.Job, call: hands.Call, *, waits: bool
     ) -> bytes:
         """Wait for the reply; listen where it takes long, withdraw it where its turn does."""
         aside: list[asyncio.Task[Any]] = []
@@ -299,7 +278,7 @@ class RayExecutor:
             return await hand.withdraw(call)
         return False
 
-    async def _listen(self, hand: hands.Hand, job: _Job, call: hands.Call) -> None:
+    async def _listen(self, hand: hands.Hand, job: jobs.Job, call: hands.Call) -> None:
         import ray
 
         seen, insisted = 0, False
@@ -317,7 +296,7 @@ class RayExecutor:
             hand.insist(call)  # nobody listens any more, so let the reply come by itself
             raise
 
-    async def _died(self, hand: hands.Hand, job: _Job, why: base.Failed) -> base.Outcome:
+    async def _died(self, hand: hands.Hand, job: jobs.Job, why: base.Failed) -> base.Outcome:
         """Say how an attempt ended whose worker is gone: killed by us, or lost."""
         hand.kill()
         await hand.wait_gone()
@@ -349,7 +328,7 @@ class RayExecutor:
         elif call is not None:
             await self._ask(hand, call.number)
 
-    async def _force(self, hand: hands.Hand, job: _Job) -> None:
+    async def _force(self, hand: hands.Hand, job: jobs.Job) -> None:
         """Kill a worker, unless another agent has taken it over while we were frozen."""
         if await self._is_ours(hand):
             job.forced = True
@@ -401,46 +380,11 @@ class RayExecutor:
         ):
             most = max((node.get(name, 0) for node in nodes), default=0)
             if wanted > most:
-                return _too_much(what, wanted, most)
+                return losses.too_much(what, wanted, most)
         return None
 
     def _too_many(self, needs: pipelines.Resources) -> problems.Problem | None:
         """Say if there are too few CPUs now; where there have been enough, there may be again."""
         if needs.cpu <= self._cpus:
             return None
-        return _too_much("CPUs", needs.cpu, self._cpus, again=needs.cpu <= self._most)
-
-
-def _too_much(what: str, wanted: float, there: float, *, again: bool = False) -> problems.Problem:
-    message = f"the stage needs {wanted:g} {what}; there is no more than {there:g} to be had"
-    hint = "lower the stage's resources"
-    return problems.Problem("unavailable", message, hint=hint, retryable=again)
-
-
-def _not_found() -> problems.Problem:
-    message = "the worker that was at the attempt is gone, and its result with it"
-    return problems.Problem("preempted", message, retryable=True)
-
-
-def _out_of_memory(error: BaseException) -> base.Failed:
-    message = f"Ray ended the worker for lack of memory: {_first_line(error)}"
-    return base.Failed(problems.Problem("out_of_memory", message, retryable=True))
-
-
-def _lost(hand: hands.Hand, error: BaseException) -> base.Failed:
-    """Say that a worker died under an attempt; the cloud may have taken its node back."""
-    taken = bool(getattr(error, "preempted", False))
-    reason = _reason(hand, error)
-    message = f"the worker ({hand.where}) died while it ran the stage: {reason}"
-    code: problems.Code = "preempted" if taken else "worker_lost"
-    return base.Failed(problems.Problem(code, message, retryable=True))
-
-
-def _reason(hand: hands.Hand, error: BaseException) -> str:
-    """Give the line that tells: for a worker that could not start, what its code raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if hand.identity else lines[-1]) if lines else ""
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+        return losses.too_much("CPUs", needs.cpu, self._cpus, again=needs.cpu <= self._most)

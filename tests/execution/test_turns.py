@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agent.execution import base, lines, paces, worker
+from agent.execution import base, lines, paces, trays
 from tests.execution import helpers
 
 RUNS = "sample.sleep"
@@ -182,7 +182,7 @@ def test_a_stage_that_changes_something_outside_never_waits_in_a_worker():
 
 
 def test_a_tray_carries_each_order_out_once_in_whatever_order_they_come():
-    tray = worker.Tray()
+    tray = trays.Tray()
     for number in (2, 1, 2, 1):
         tray.put(lines.Order(number, b""), "")
     assert [tray.wait_order()[0].number for _ in "ab"] == [2, 1]
@@ -190,7 +190,7 @@ def test_a_tray_carries_each_order_out_once_in_whatever_order_they_come():
 
 
 def test_a_withdrawn_order_is_not_carried_out_even_if_it_comes_later():
-    tray = worker.Tray()
+    tray = trays.Tray()
     tray.put(lines.Order(1, b""), "")
     tray.put(lines.Order(2, b""), "")
     assert tray.withdraw(2)
@@ -202,14 +202,14 @@ def test_a_withdrawn_order_is_not_carried_out_even_if_it_comes_later():
 
 
 def test_an_order_can_be_withdrawn_again():
-    tray = worker.Tray()
+    tray = trays.Tray()
     tray.put(lines.Order(1, b""), "")
     assert tray.withdraw(1)
     assert tray.withdraw(1)
 
 
 def test_an_order_that_has_begun_or_ended_is_not_withdrawn():
-    tray = worker.Tray()
+    tray = trays.Tray()
     tray.put(lines.Order(1, b""), "")
     tray.wait_order()
     assert not tray.withdraw(1)
@@ -219,7 +219,7 @@ def test_an_order_that_has_begun_or_ended_is_not_withdrawn():
 
 
 def test_a_tray_forgets_what_nobody_waits_for():
-    tray = worker.Tray()
+    tray = trays.Tray()
     for number in range(1, 100):
         tray.put(lines.Order(number, b"", floor=number), "")
         tray.wait_order()
@@ -230,7 +230,7 @@ def test_a_tray_forgets_what_nobody_waits_for():
 
 
 def test_who_asks_early_hears_the_reply():
-    tray = worker.Tray()
+    tray = trays.Tray()
     tray.put(lines.Order(1, b""), "")
     heard = []
     asking = threading.Thread(target=lambda: heard.append(tray.wait_reply(1)))
