@@ -116,6 +116,7 @@ class Hand:
         self._calls: dict[int, Call] = {}
         """Under way, by number; the first is the one that is worked on."""
         self._count = count
+        self._starting = asyncio.Lock()
         self._signing: asyncio.Task[None] | None = None
         self._since = 0.0
         self._lost: BaseException | None = None
@@ -124,11 +125,12 @@ class Hand:
 
     async def ready(self) -> None:
         """Wait until it can take work; raises Ray's error where it never will."""
-        if self.identity is None:
-            data = await self._actor.identify.remote()
-            self.identity = msgspec.msgpack.decode(data, type=worker.Identity)
-            serving = asyncio.wrap_future(self._actor.serve.remote().future())
-            serving.add_done_callback(self._ended)
+        async with self._starting:
+            if self.identity is None:
+                data = await self._actor.identify.remote()
+                self.identity = msgspec.msgpack.decode(data, type=worker.Identity)
+                serving = asyncio.wrap_future(self._actor.serve.remote().future())
+                serving.add_done_callback(self._ended)
 
     @property
     def where(self) -> str:
@@ -230,11 +232,12 @@ class Hand:
 
     def sign(self, holder: str) -> None:
         """Give a sign of life, unless the last one has not got through yet."""
-        if self.identity and not self.dead and not self.lost and self._signing is None:
+        if not self.dead and not self.lost and self._signing is None:
             self._signing = asyncio.create_task(self._sign(holder), name="sign")
 
     async def _sign(self, holder: str) -> None:
         with contextlib.suppress(Exception):  # of a worker that is gone others tell
+            await self.ready()  # one that has not been used yet needs the signs as well
             await self.is_of(holder)
         self._signing = None
 

@@ -121,3 +121,17 @@ async def test_what_a_run_does_not_need_is_not_left_behind(agents):
     left, _ = await helpers.start(first, piece)
     await tasks.end(left)
     assert await second.find([inherited(piece)]) == frozenset()
+
+
+async def test_a_worker_that_nobody_has_used_yet_does_not_end(ray_cluster, artifacts, tmp_path):
+    told = (msgspec.structs.replace(ray_cluster, remote=True), config.Ray(workers=2))
+    executor = pool.RayExecutor(
+        *told, artifacts.uri, tmp_path, kit.Services(), modules=helpers.MODULES, lease_s=0.5
+    )
+    run = lambda seconds: executor.run(  # noqa: E731
+        helpers.work("sample.sleep", seconds=seconds), helpers.Watcher()
+    )
+    assert isinstance(await run(3.0), base.Succeeded)  # six leases, for the other worker
+    both = await asyncio.gather(run(0.5), run(0.5))
+    assert all(isinstance(one, base.Succeeded) for one in both)
+    await executor.close()
