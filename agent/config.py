@@ -76,6 +76,12 @@ class Ray(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     workers: int | None = None
     """Warm workers; one per CPU of the cluster where not given."""
     object_store_bytes: int | None = None
+    max_cpus: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    """For so many this agent asks a configured cluster's autoscaler at most, with what it has at
+    work; for as many as its node types allow where not given."""
+    idle_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    """On a cluster with an autoscaler, workers that have idled for so long are dismissed, so that
+    their node can be taken away."""
     allow_open: bool = False
     """Join a cluster that asks for no token: whoever reaches it can run anything there."""
 

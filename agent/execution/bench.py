@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -13,6 +14,10 @@ from protocol import pipelines
 
 IDLE_S = 60.0
 """How long a worker of a special shape is kept for the next attempt of that shape."""
+
+
+Hire = Callable[[hands.Shape, str], hands.Hand]
+"""Starts a worker of a shape, on the named node if one is named."""
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -32,6 +37,7 @@ class Waiting(msgspec.Struct, frozen=True):
     """It may wait behind others that are quick, and they behind it."""
     place: asyncio.Future[Place | None]
     """None once it is not to start any more."""
+    since: float
 
 
 class Load(msgspec.Struct):
@@ -46,16 +52,19 @@ class Load(msgspec.Struct):
 class Bench:
     """Gives places. Whoever asked first is served first, so that a large one is not starved."""
 
-    def __init__(
-        self, cpus: float, workers: int, hire: Callable[[hands.Shape], hands.Hand]
-    ) -> None:
+    def __init__(self, cpus: float, workers: int, hire: Hire) -> None:
         self._cpus = self._free = cpus
         self._employed = workers
         """Common workers, at work or idle."""
         self._wanted = workers
         self._hire = hire
+        self.home = ""
+        """The node that stays, on a cluster that grows and shrinks by itself. There, workers are
+        hired when they are needed; idle ones elsewhere go, so that their nodes can."""
+        self.sizes: dict[str, float] = {}
+        """The CPUs of the nodes of such a cluster, where Ray is not to say who works where."""
         self._idle: dict[hands.Shape, list[hands.Hand]] = {
-            hands.COMMON: [hire(hands.COMMON) for _ in range(workers)]
+            hands.COMMON: [hire(hands.COMMON, "") for _ in range(workers)]
         }
         self._waiting: collections.deque[Waiting] = collections.deque()
         self._timers: dict[hands.Hand, asyncio.TimerHandle] = {}
@@ -66,7 +75,8 @@ class Bench:
     ) -> Waiting:
         """Queue for a place; `again` at the head, for one that had a place in vain."""
         loop = asyncio.get_running_loop()
-        asked = Waiting(needs.cpu, shape_of(needs), quick, loop.create_future())
+        shape, now = shape_of(needs), time.monotonic()
+        asked = Waiting(needs.cpu, shape, quick, loop.create_future(), now)
         if again:
             self._waiting.appendleft(asked)
         else:
@@ -106,18 +116,51 @@ class Bench:
         while idle and self._employed > self._wanted:
             idle.pop(0).kill()
             self._employed -= 1
+        if self.home:
+            return
         # The new ones are not up yet: those that are have their turn first.
-        idle[:0] = [self._hire(hands.COMMON) for _ in range(self._employed, self._wanted)]
+        idle[:0] = [self._hire(hands.COMMON, "") for _ in range(self._employed, self._wanted)]
         self._employed = max(self._employed, self._wanted)
 
     def _put_back(self, hand: hands.Hand) -> None:
         if hand.shape != hands.COMMON:
             self._keep_a_while(hand)
-        elif self._employed > self._wanted:
+        elif self._employed > self._wanted or (self.home and hand.dead):
             self._employed -= 1
             hand.kill()
         else:
-            self._idle[hands.COMMON].append(self._hire(hand.shape) if hand.dead else hand)
+            self._rest(self._hire(hand.shape, "") if hand.dead else hand)
+
+    def _rest(self, hand: hands.Hand) -> None:
+        """Line up an idle worker; the last one works next, so those at home before the others."""
+        idle = self._idle[hands.COMMON]
+        hand.idle_since = time.monotonic()
+        idle.insert(sum(map(self._is_away, idle)) if self._is_away(hand) else len(idle), hand)
+
+    def _is_away(self, hand: hands.Hand) -> bool:
+        return bool(self.home) and hand.node != self.home
+
+    def demand(
+        self, patience_s: float
+    ) -> tuple[list[tuple[float, hands.Shape]], list[tuple[float, hands.Shape]]]:
+        """Give what is at work, and what waits if one of them has for so long."""
+        # What else a worker reserves, Ray knows.
+        at_work = [(load.cpu, hands.COMMON) for load in self._busy.values()]
+        waiting = [one for one in self._waiting if not one.place.done()]
+        long = any(time.monotonic() - one.since >= patience_s for one in waiting)
+        return at_work, [(one.cpu, one.shape) for one in waiting] if long else []
+
+    def release(self, idle_s: float) -> int:
+        """Dismiss the workers of nodes away from home where all have idled for so long."""
+        idle = self._idle[hands.COMMON]
+        before = time.monotonic() - idle_s
+        kept = {hand.node for hand in self.all() if hand not in idle or hand.idle_since > before}
+        going = [hand for hand in idle if hand.node not in {"", self.home, *kept}]
+        for hand in going:
+            idle.remove(hand)
+            self._employed -= 1
+            hand.kill()
+        return len(going)
 
     def all(self) -> list[hands.Hand]:
         """Give every worker there is."""
@@ -168,18 +211,44 @@ class Bench:
         return Place(min(fitting, key=lambda one: one[0])[1], behind=True) if fitting else None
 
     def _hand_for(self, asked: Waiting) -> hands.Hand | None:
-        idle = self._idle.get(asked.shape)
-        if idle:
-            hand = idle.pop()
+        idle = self._idle.get(asked.shape, [])
+        hand = next((one for one in reversed(idle) if self._fits(one, asked.cpu)), None)
+        if hand is not None:
+            idle.remove(hand)
             if timer := self._timers.pop(hand, None):
                 timer.cancel()
-            return self._hire(asked.shape) if self._is_lost(hand) else hand
+            return self._hire(asked.shape, "") if self._is_lost(hand) else hand
         if asked.shape == hands.COMMON:
-            return None
+            return self._one_more(asked.cpu)
         # What another shape holds while it idles may be just what this one needs.
         for hand in [*self._timers]:
             self._dismiss(hand)
-        return self._hire(asked.shape)
+        return self._hire(asked.shape, "")
+
+    def _fits(self, hand: hands.Hand, cpus: float) -> bool:
+        """Tell whether a worker is on a node that is large enough, if any is."""
+        if hand.shape != hands.COMMON or not self.sizes:
+            return True
+        if not hand.node:
+            return cpus <= min(self.sizes.values())
+        return self.sizes.get(hand.node, 0.0) >= min(cpus, max(self.sizes.values()))
+
+    def _one_more(self, cpus: float) -> hands.Hand | None:
+        """Hire a worker where there is most room, in place of an idle one on too small a node."""
+        idle = self._idle[hands.COMMON]
+        if self._employed >= self._wanted:
+            if not idle:
+                return None
+            idle.pop(0).kill()
+            self._employed -= 1
+        self._employed += 1
+        return self._hire(hands.COMMON, self._roomiest(cpus))
+
+    def _roomiest(self, cpus: float) -> str:
+        least = min(cpus, max(self.sizes.values(), default=0.0))
+        there = collections.Counter(hand.node for hand in self.all())
+        fitting = [node for node, size in self.sizes.items() if size >= least]
+        return min(fitting, key=lambda node: there[node] / self.sizes[node], default="")
 
     def _is_lost(self, hand: hands.Hand) -> bool:
         """Tell whether an idle worker has died, and be rid of it."""

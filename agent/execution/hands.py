@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
 import platform
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +100,7 @@ class Hand:
         identity: worker.Identity | None = None,
         count: int = 0,
         shared: bool = False,
+        node: str = "",
     ) -> None:
         self.shape = shape
         self.dead = False
@@ -116,6 +115,8 @@ class Hand:
         self._calls: dict[int, Call] = {}
         """Under way, by number; the first is the one that is worked on."""
         self._count = count
+        self.idle_since = time.monotonic()
+        self._node = node
         self._starting = asyncio.Lock()
         self._signing: asyncio.Task[None] | None = None
         self._since = 0.0
@@ -136,6 +137,11 @@ class Hand:
     def where(self) -> str:
         """Say which process it is."""
         return self.identity.where if self.identity else "a worker that had not started"
+
+    @property
+    def node(self) -> str:
+        """Name the node of the cluster that it is on, or is to be; nothing if not known."""
+        return self.identity.node if self.identity else self._node
 
     @property
     def lost(self) -> bool:
@@ -315,15 +321,6 @@ class Hand:
         return who is not None and who.node == here and who.host == platform.node()
 
 
-def hire(setup: bytes, shape: Shape, line: lines.Lines | None, place: str) -> Hand:
-    """Start a worker; with a namespace of Ray's it may outlive us, for others to find it there."""
-    name = uuid.uuid4().hex
-    lasting = {"name": name, "namespace": place, "lifetime": "detached"} if place else {}
-    subject = line.subject(name) if line else ""
-    actor = _exported().options(**_reserved(shape), **lasting).remote(setup, subject)
-    return Hand(actor, shape, name=name, line=line, shared=bool(place))
-
-
 def _kill(actor: Any) -> None:
     import ray
 
@@ -376,21 +373,3 @@ async def _gone_there(who: worker.Identity) -> bool:
         return not await look.remote(who.pid, who.created)
     except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
         return True
-
-
-@functools.cache
-def _exported() -> Any:
-    import ray
-
-    return ray.remote(concurrency_groups={worker.LISTENING: 4 + AHEAD})(worker.Worker)
-
-
-def _reserved(shape: Shape) -> dict[str, Any]:
-    return {
-        "num_cpus": 0,
-        "num_gpus": shape.gpu or None,
-        "memory": shape.memory_bytes or None,
-        "scheduling_strategy": "SPREAD",
-        "max_restarts": 0,
-        "max_task_retries": 0,
-    }

@@ -19,11 +19,13 @@ from agent.execution import (
     cluster,
     custody,
     hands,
+    hiring,
     jobs,
     lines,
     losses,
     orphans,
     paces,
+    scaling,
     worker,
 )
 from agent.run import effects
@@ -75,6 +77,8 @@ class RayExecutor:
         self._closed = False
         self._adopted: set[hands.Hand] = set()
         """Workers that another agent had hired; they hold no place here."""
+        shared_at = cores.address if cores.remote else ""
+        self._scaling = scaling.Scaling(self._bench, shared_at, settings)
         if cores.remote:
             self._signing = asyncio.create_task(self._sign(terms.sign_s), name="signs of life")
 
@@ -84,12 +88,12 @@ class RayExecutor:
                 hand.sign(self._holder)
             await asyncio.sleep(every_s)
 
-    def _hire(self, shape: hands.Shape) -> hands.Hand:
-        return hands.hire(self._setup, shape, self._line, self._place)
+    def _hire(self, shape: hands.Shape, node: str) -> hands.Hand:
+        return hiring.hire(self._setup, shape, self._line, self._place, node)
 
     def resize(self, cpus: int) -> None:
         """Follow the cluster as it grows and shrinks; nothing that is at work is harmed."""
-        if self._closed or cpus == self._cpus:
+        if not self._scaling.is_settled(cpus) or self._closed or cpus == self._cpus:
             return
         log.info("cluster.resized", cpus=cpus, before=self._cpus)
         self._cpus, self._most = cpus, max(cpus, self._most)
@@ -101,7 +105,7 @@ class RayExecutor:
         try:
             if work.adopt:
                 return await self._adopt(work, job)
-            refusal = await self._refuse(work.resources)
+            refusal = await self._refusal(work.resources, job)
             if refusal is not None:
                 return base.Failed(refusal)
             if job.to_stop or self._closed:
@@ -353,6 +357,7 @@ class RayExecutor:
         """Kill every worker and prove it; attempts that run end as stopped by force."""
         self._closed = True
         self._bench.close()
+        await self._scaling.close()
         if self._place:
             await tasks.end(self._signing)
         for job in self._jobs.values():
@@ -365,8 +370,16 @@ class RayExecutor:
             hand.kill()
         await asyncio.gather(*(hand.wait_gone() for hand in everyone), *self._errands)
 
+    async def _refusal(self, needs: pipelines.Resources, job: jobs.Job) -> problems.Problem | None:
+        """Say what cannot be had; what an autoscaler can give is waited for."""
+
+        async def missing() -> problems.Problem | None:
+            return None if job.to_stop or self._closed else await self._refuse(needs)
+
+        return await self._scaling.wait_given(needs, missing)
+
     async def _refuse(self, needs: pipelines.Resources) -> problems.Problem | None:
-        """Say what the cluster could never give, so that nothing waits for it forever."""
+        """Say what the cluster has too little of, so that nothing waits for it forever."""
         if (problem := self._too_many(needs)) is not None:
             return problem
         if not needs.gpu and not needs.memory_bytes:

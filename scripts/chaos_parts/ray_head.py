@@ -8,7 +8,7 @@ import pathlib
 import secrets
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psutil
 
@@ -22,9 +22,14 @@ class RayHead:
     """A head node on loopback; agents reach it by its address and a token."""
 
     def __init__(
-        self, folder: pathlib.Path, cpus: int, env: Mapping[str, str] | None = None
+        self,
+        folder: pathlib.Path,
+        cpus: int,
+        env: Mapping[str, str] | None = None,
+        more: Sequence[str] = (),
     ) -> None:
         self._folder = folder
+        self._more = more
         self._cpus = cpus
         self._process: asyncio.subprocess.Process | None = None
         self.port = free_port()
@@ -50,7 +55,7 @@ class RayHead:
         program = str(pathlib.Path(sys.executable).with_name("ray"))
         command = [program, "start", "--head", "--block", "--node-ip-address=127.0.0.1"]
         command += [f"--port={self.port}", f"--num-cpus={self._cpus}", "--include-dashboard=false"]
-        command += [f"--object-store-memory={256 * 2**20}", "--log-style=record"]
+        command += [f"--object-store-memory={256 * 2**20}", "--log-style=record", *self._more]
         log = self._folder / "ray.log"
         self._process = await children.start(command, log, {**os.environ, **self.env})
         async with asyncio.timeout(_READY_S):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
+import msgspec
 import pytest
 
 from agent import config
-from agent.execution import base, pool
+from agent.execution import autoscaler, base, pool, scaling
 from agent.swarm import gauge, stance
+from protocol import pipelines
 from stages import kit
 from tests.execution import helpers, nodes
 
@@ -152,3 +155,91 @@ async def test_what_is_closed_grows_no_more(on_ray):
     before = on_ray._bench.all()
     on_ray.resize(8)
     assert on_ray._bench.all() == before
+
+
+async def test_idle_workers_elsewhere_go_and_others_come_when_there_is_work(on_ray):
+    await use(on_ray, 2)
+    gone = on_ray._bench.all()
+    on_ray._bench.home, on_ray._bench.sizes = "another node", {gone[0].node: 2.0}
+    busy = launch(on_ray, sleep(0.3))
+    await begun(busy)
+    assert on_ray._bench.release(0.0) == 0  # somebody is at work on their node
+    assert isinstance(await outcome(busy[0]), base.Succeeded)
+    assert on_ray._bench.release(60.0) == 0
+    assert on_ray._bench.release(0.0) == 2
+    on_ray.resize(3)
+    on_ray.resize(3)
+    assert on_ray._bench.all() == []
+    await use(on_ray, 3)
+    assert len(on_ray._bench.all()) == 3
+    await asyncio.gather(*(hand.wait_gone() for hand in gone))
+
+
+async def test_idle_workers_at_home_stay(on_ray):
+    await use(on_ray, 2)
+    on_ray._bench.home = on_ray._bench.all()[0].node
+    assert on_ray._bench.release(0.0) == 0
+
+
+async def test_an_attempt_gets_a_worker_on_a_node_that_is_large_enough(on_ray):
+    on_ray.resize(4)
+    await use(on_ray, 4)
+    here = on_ray._bench.all()[0].node
+    on_ray._bench.home, on_ray._bench.sizes = here, {here: 2.0, "larger": 3.0}
+    before = on_ray._bench.all()
+    hand = on_ray._bench._hand_for(on_ray._bench.ask(pipelines.Resources(cpu=2)))
+    assert hand in before
+    hand = on_ray._bench._hand_for(on_ray._bench.ask(pipelines.Resources(cpu=3)))
+    assert hand.node == "larger"
+    assert len(on_ray._bench.all()) < 4  # it came in place of one on too small a node
+
+
+async def test_a_cluster_without_an_autoscaler_refuses_at_once_and_is_asked_nothing(
+    ray_cluster, artifacts, tmp_path
+):
+    assert not autoscaler.is_there(ray_cluster.address)
+    executor = pool.RayExecutor(
+        msgspec.structs.replace(ray_cluster, remote=True),
+        config.Ray(),
+        artifacts.uri,
+        tmp_path,
+        kit.Services(),
+        modules=helpers.MODULES,
+    )
+    never = await executor.run(sleep(0.0, cpu=3.0), helpers.Watcher())
+    assert (never.problem.code, never.problem.retryable) == ("unavailable", False)
+    assert not executor._bench.home
+    assert not executor._scaling._groups
+    await executor.close()
+
+
+async def test_no_more_is_asked_for_than_is_allowed(on_ray):
+    asking = scaling.Scaling(on_ray._bench, "", config.Ray(max_cpus=4))
+    wide, narrow = autoscaler.Bundle(3.0), autoscaler.Bundle(1.0)
+    assert asking._bounded([wide, wide, narrow, narrow]) == [wide, narrow]
+
+
+ASKING = """
+import sys, time
+import ray
+from agent.execution import autoscaler
+ray.init(address=sys.argv[1], log_to_driver=False)
+print(autoscaler.ask([autoscaler.Bundle(64.0)])[0].id.hex(), flush=True)
+time.sleep(60)
+"""
+
+
+async def test_what_an_agent_asked_for_ends_with_it(ray_cluster):
+    import ray
+
+    def state():
+        return ray.util.placement_group_table()[asked]["state"]
+
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ASKING, ray_cluster.address, stdout=asyncio.subprocess.PIPE
+    )
+    asked = (await asyncio.wait_for(process.stdout.readline(), helpers.WAIT_S)).decode().strip()
+    assert state() == "PENDING"
+    process.kill()
+    await process.wait()
+    await nodes.wait_until(lambda: state() == "REMOVED")
