@@ -16,6 +16,7 @@ import msgspec
 from agent.execution import hands
 
 _HEAD = "node:__internal_head__"
+_ANSWER_S = 5.0
 
 
 class Bundle(msgspec.Struct, frozen=True):
@@ -102,4 +103,6 @@ def _ask_gcs(address: str) -> Any:
 
     core: Any = _raylet
     reply: Any = autoscaler_pb2
-    return reply.GetClusterStatusReply.FromString(core.GcsClient(address).get_cluster_status())
+    return reply.GetClusterStatusReply.FromString(
+        core.GcsClient(address).get_cluster_status(_ANSWER_S)
+    )

@@ -77,8 +77,7 @@ class RayExecutor:
         self._closed = False
         self._adopted: set[hands.Hand] = set()
         """Workers that another agent had hired; they hold no place here."""
-        shared_at = cores.address if cores.remote else ""
-        self._scaling = scaling.Scaling(self._bench, shared_at, settings)
+        self._scaling = scaling.Scaling(self._bench, cores, settings)
         if cores.remote:
             self._signing = asyncio.create_task(self._sign(terms.sign_s), name="signs of life")
 
@@ -105,7 +104,8 @@ class RayExecutor:
         try:
             if work.adopt:
                 return await self._adopt(work, job)
-            refusal = await self._refusal(work.resources, job)
+            missing = lambda: self._missing(work, job)  # noqa: E731
+            refusal = await self._scaling.wait_given(work.resources, missing)
             if refusal is not None:
                 return base.Failed(refusal)
             if job.to_stop or self._closed:
@@ -370,16 +370,11 @@ class RayExecutor:
             hand.kill()
         await asyncio.gather(*(hand.wait_gone() for hand in everyone), *self._errands)
 
-    async def _refusal(self, needs: pipelines.Resources, job: jobs.Job) -> problems.Problem | None:
-        """Say what cannot be had; what an autoscaler can give is waited for."""
-
-        async def missing() -> problems.Problem | None:
-            return None if job.to_stop or self._closed else await self._refuse(needs)
-
-        return await self._scaling.wait_given(needs, missing)
-
-    async def _refuse(self, needs: pipelines.Resources) -> problems.Problem | None:
-        """Say what the cluster has too little of, so that nothing waits for it forever."""
+    async def _missing(self, work: effects.Work, job: jobs.Job) -> problems.Problem | None:
+        """Say what the cluster has too little of, for an attempt that is to be made yet."""
+        needs = work.resources
+        if job.to_stop or self._closed:
+            return None
         if (problem := self._too_many(needs)) is not None:
             return problem
         if not needs.gpu and not needs.memory_bytes:

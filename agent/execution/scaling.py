@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from agent import config, tasks
-from agent.execution import autoscaler, bench
+from agent.execution import autoscaler, bench, cluster
 from protocol import pipelines, problems
 
 log = structlog.get_logger(__name__)
@@ -42,11 +42,11 @@ class Wish:
 
 
 class Scaling:
-    """Follows the bench; does nothing while there is no autoscaler, or no address to find it at."""
+    """Follows the bench; does nothing while there is no autoscaler, as on a cluster of our own."""
 
-    def __init__(self, places: bench.Bench, address: str, settings: config.Ray) -> None:
+    def __init__(self, places: bench.Bench, cores: cluster.Cluster, settings: config.Ray) -> None:
         self._bench = places
-        self._address = address
+        self._address = cores.address
         self._settings = settings
         self._wishes: list[Wish] = []
         self._asked: dict[str, autoscaler.Bundle] = {}
@@ -56,7 +56,7 @@ class Scaling:
         self._cpus = 0
         self._closed = False
         self._turned = asyncio.Event()
-        self._living = [asyncio.create_task(self._live(), name="scaling")] if address else []
+        self._living = [asyncio.create_task(self._live(), name="scaling")] if cores.remote else []
 
     async def wait_given(
         self, needs: pipelines.Resources, missing: Missing

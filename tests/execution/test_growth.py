@@ -213,8 +213,8 @@ async def test_a_cluster_without_an_autoscaler_refuses_at_once_and_is_asked_noth
     await executor.close()
 
 
-async def test_no_more_is_asked_for_than_is_allowed(on_ray):
-    asking = scaling.Scaling(on_ray._bench, "", config.Ray(max_cpus=4))
+async def test_no_more_is_asked_for_than_is_allowed(ray_cluster, on_ray):
+    asking = scaling.Scaling(on_ray._bench, ray_cluster, config.Ray(max_cpus=4))
     wide, narrow = autoscaler.Bundle(3.0), autoscaler.Bundle(1.0)
     assert asking._bounded([wide, wide, narrow, narrow]) == [wide, narrow]
 
