@@ -54,7 +54,8 @@ class Table(Value):
 
     def pandas(self) -> pd.DataFrame:
         """Convert to a data frame with a fresh range index."""
-        return self.arrow.to_pandas()
+        frame: pd.DataFrame = self.arrow.to_pandas()
+        return frame
 
     @property
     def columns(self) -> list[str]:
