@@ -1,12 +1,10 @@
-"""Owns single Ray workers: starting one, calling it, killing it, and proving that it is gone."""
+"""Owns single Ray workers: calling one, keeping it, leaving or killing it."""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
-import os
-import platform
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -14,38 +12,12 @@ from typing import Any
 
 import msgspec
 
-from agent.execution import lines, worker
+from agent.execution import calls, lines, processes, worker
 
-GONE_WITHIN_S = 10.0
 AHEAD = 8
 """How many attempts may wait in a worker for their turn; with none it idles between two."""
 PROMPT_S = 0.05
 """After this long an attempt counts as one that nobody should wait behind."""
-_POLL_S = 0.005
-
-
-class Unkillable(Exception):
-    """A killed worker is still there."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__(f"the worker {where} was killed {GONE_WITHIN_S:g} s ago and still runs")
-        self.where = where
-
-
-class Withdrawn(Exception):
-    """An attempt that waited in a worker for its turn is not carried out there."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__(f"the attempt did not get its turn on {where}")
-        self.where = where
-
-
-class Adopted(Exception):
-    """The worker, and the attempt that it was at, are another agent's now."""
-
-    def __init__(self, where: str) -> None:
-        super().__init__(f"another agent goes on with the attempt on {where}")
-        self.where = where
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -58,41 +30,12 @@ class Shape(msgspec.Struct, frozen=True):
 COMMON = Shape()
 
 
-class Call:
-    """One attempt on a worker, and its reply."""
-
-    def __init__(self, number: int, payload: bytes, began: Callable[[], None]) -> None:
-        self.number = number
-        """It tells the attempt from the worker's others."""
-        self.payload = payload
-        self.begun = False
-        """Those before it are done."""
-        self._began = began
-        self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        """Raises Ray's error where the worker dies under it, Withdrawn if it is not to begin."""
-
-    def begin(self) -> None:
-        """Take note that it is its turn."""
-        self.begun = True
-        self._began()
-
-    def settle(self, outcome: bytes | BaseException) -> None:
-        """Take the reply, or what prevents it; only the first counts."""
-        if self.reply.done():
-            return
-        if isinstance(outcome, bytes):
-            self.reply.set_result(outcome)
-        else:
-            self.reply.set_exception(outcome)
-            self.reply.exception()  # nobody may wait for it any more
-
-
 class Hand:
     """One worker. It works on one attempt at a time; some may wait in it for their turn."""
 
     def __init__(
         self,
-        actor: Any,
+        hired: concurrent.futures.Future[Any],
         shape: Shape = COMMON,
         *,
         name: str = "",
@@ -108,11 +51,12 @@ class Hand:
         self.identity = identity
         self.shared = shared
         """It may outlive its agent, and then be another's."""
-        self._actor = actor
+        self._hired = hired
+        """The actor, once Ray has started it."""
         self.name = name
         """By which Ray knows it, and the bus."""
         self._line = line
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, calls.Call] = {}
         """Under way, by number; the first is the one that is worked on."""
         self._count = count
         self.idle_since = time.monotonic()
@@ -121,16 +65,18 @@ class Hand:
         self._signing: asyncio.Task[None] | None = None
         self._since = 0.0
         self._lost: BaseException | None = None
-        self._children: list[Any] = []
+        self._started: list[Any] = []
+        """What a worker that was killed had started on this machine."""
         self._insisting: set[asyncio.Task[None]] = set()
 
     async def ready(self) -> None:
         """Wait until it can take work; raises Ray's error where it never will."""
         async with self._starting:
             if self.identity is None:
-                data = await self._actor.identify.remote()
+                actor = await asyncio.shield(asyncio.wrap_future(self._hired))
+                data = await actor.identify.remote()
                 self.identity = msgspec.msgpack.decode(data, type=worker.Identity)
-                serving = asyncio.wrap_future(self._actor.serve.remote().future())
+                serving = asyncio.wrap_future(actor.serve.remote().future())
                 serving.add_done_callback(self._ended)
 
     @property
@@ -155,15 +101,15 @@ class Hand:
         listens = self.identity is not None and self.identity.listens
         return alive and listens and _now() - self._since < PROMPT_S
 
-    def call(self, payload: bytes, began: Callable[[], None]) -> Call:
+    def call(self, payload: bytes, began: Callable[[], None]) -> calls.Call:
         """Queue an attempt; `began` is called when it is its turn."""
         self._count += 1
-        call = Call(self._count, payload, began)
+        call = calls.Call(self._count, payload, began)
         self._calls[call.number] = call
         call.reply.add_done_callback(lambda _: self._over(call))
         return call
 
-    async def begin(self, call: Call) -> None:
+    async def begin(self, call: calls.Call) -> None:
         """Send an attempt to the worker."""
         if next(iter(self._calls.values())) is call:
             self._turn(call)
@@ -172,11 +118,11 @@ class Hand:
         elif not await self._sent(call):
             self.insist(call)
 
-    def _turn(self, call: Call) -> None:
+    def _turn(self, call: calls.Call) -> None:
         self._since = _now()
         call.begin()
 
-    def _over(self, call: Call) -> None:
+    def _over(self, call: calls.Call) -> None:
         """Let the next attempt have its turn."""
         was_first = next(iter(self._calls)) == call.number
         del self._calls[call.number]
@@ -187,35 +133,35 @@ class Hand:
         if was_first and ended and self._calls and not self.lost:
             self._turn(next(iter(self._calls.values())))
 
-    async def _sent(self, call: Call) -> bool:
+    async def _sent(self, call: calls.Call) -> bool:
         if self._line is None or self.identity is None or not self.identity.listens:
             return False
         order = self._order(call)
         return await self._line.send(self.name, order, lambda data: self._came(call, data))
 
-    def _order(self, call: Call) -> lines.Order:
+    def _order(self, call: calls.Call) -> lines.Order:
         return lines.Order(call.number, call.payload, floor=next(iter(self._calls), call.number))
 
-    def _came(self, call: Call, data: bytes) -> None:
+    def _came(self, call: calls.Call, data: bytes) -> None:
         if data == lines.FETCH:
             self.insist(call)
         else:
             call.settle(data)
 
-    def insist(self, call: Call) -> None:
+    def insist(self, call: calls.Call) -> None:
         """Have the reply come through Ray: the line cannot carry it, or may have lost it."""
         task = asyncio.create_task(self._insist(call), name="insist")
         self._insisting.add(task)
         task.add_done_callback(self._insisting.discard)
 
-    async def _insist(self, call: Call) -> None:
+    async def _insist(self, call: calls.Call) -> None:
         order = msgspec.msgpack.encode(self._order(call))
         try:
             data: bytes = await self._aside("answer").remote(order)
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             call.settle(error)
         else:
-            call.settle(data or Withdrawn(self.where))
+            call.settle(data or calls.Withdrawn(self.where))
 
     def _ended(self, serving: asyncio.Future[None]) -> None:
         """Tell whoever waits that the worker is gone."""
@@ -226,13 +172,13 @@ class Hand:
         self._lost = self._lost or error
         under_way = [call for call in self._calls.values() if not call.reply.done()]
         for call in under_way:
-            call.settle(error if call.begun else Withdrawn(self.where))
+            call.settle(error if call.begun else calls.Withdrawn(self.where))
 
     async def ask_to_stop(self, number: int, holder: str) -> None:
         """Tell an attempt to stop."""
         await self._aside("stop").remote(number, holder)
 
-    def is_only_at(self, call: Call) -> bool:
+    def is_only_at(self, call: calls.Call) -> bool:
         """Tell whether it is at this attempt, and none waits in it."""
         return call.begun and not self._calls.keys() - {call.number}
 
@@ -251,7 +197,7 @@ class Hand:
         """Ask whether the worker is ours yet; take note if it is not."""
         ours: bool = await self._aside("sign").remote(holder)
         if not ours and not self.dead:
-            self._lose(Adopted(self.where))
+            self._lose(calls.Adopted(self.where))
             self.leave()
         return ours
 
@@ -261,11 +207,11 @@ class Hand:
         if self._line is not None:
             self._line.forget(self.name)
 
-    async def withdraw(self, call: Call) -> bool:
+    async def withdraw(self, call: calls.Call) -> bool:
         """Take an attempt back; False if its turn has come, so that it goes on."""
         withdrawn: bool = not call.begun and await self._aside("withdraw").remote(call.number)
         if withdrawn:
-            call.settle(Withdrawn(self.where))
+            call.settle(calls.Withdrawn(self.where))
         return withdrawn
 
     async def news(self, number: int, seen: int, patience_s: float) -> list[worker.Told]:
@@ -274,102 +220,38 @@ class Hand:
         return msgspec.msgpack.decode(data, type=list[worker.Told])
 
     def _aside(self, method: str) -> Any:
-        return getattr(self._actor, method).options(concurrency_group=worker.LISTENING)
+        actor = self._hired.result(timeout=0)  # whoever asks has waited until it was ready
+        return getattr(actor, method).options(concurrency_group=worker.LISTENING)
 
     def kill(self) -> None:
         """End the process and what it started, at once."""
         if self.dead:
             return
-        self.dead = True
-        if self._line is not None:
-            self._line.forget(self.name)
-        self._children = _children(self.identity) if self._is_here() else []
+        self.leave()
+        if self.identity is not None:
+            self._started = processes.end(self.identity)
         # It waits for the cluster's head, which may be gone: nobody waits with it.
-        threading.Thread(target=_kill, args=(self._actor,), name="kill", daemon=True).start()
-        self._end_here()  # before its children: it must not take their end for a result
-        for child in self._children:
-            with contextlib.suppress(Exception):  # it may be gone by now
-                child.kill()
-
-    def _end_here(self) -> None:
-        """End the process without asking Ray, if it runs on this machine."""
-        who = self.identity
-        if who is not None and self._is_here() and is_alive(who.pid, who.created):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(who.pid, signal.SIGKILL)
+        threading.Thread(target=_kill, args=(self._hired,), name="kill", daemon=True).start()
 
     async def wait_gone(self) -> None:
         """Return once the process, and what it started, is proved gone; raises Unkillable."""
-        if self.identity is None:
-            return  # it never took work
-        until = time.monotonic() + GONE_WITHIN_S
-        while any(map(_runs, self._children)) or not await self._gone(self.identity):
-            if time.monotonic() > until:
-                raise Unkillable(self.where)
-            await asyncio.sleep(_POLL_S)
-
-    async def _gone(self, who: worker.Identity) -> bool:
-        if self._is_here():
-            return not is_alive(who.pid, who.created)
-        return await _gone_there(who)
-
-    def _is_here(self) -> bool:
-        import ray
-
-        who = self.identity
-        here = ray.get_runtime_context().get_node_id()
-        return who is not None and who.node == here and who.host == platform.node()
+        if self.identity is not None:  # else it never took work
+            await processes.wait_gone(self.identity, self._started)
 
 
-def _kill(actor: Any) -> None:
+def _kill(hired: concurrent.futures.Future[Any]) -> None:
     import ray
 
     with contextlib.suppress(Exception):  # the cluster is being left, or is gone
-        ray.kill(actor, no_restart=True)
+        ray.kill(hired.result(), no_restart=True)
+
+
+def there(actor: Any) -> concurrent.futures.Future[Any]:
+    """Give an actor as one that nobody has to wait for."""
+    hired: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    hired.set_result(actor)
+    return hired
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def is_alive(pid: int, created: float) -> bool:
-    """Say whether that very process runs; a zombie does not."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _children(who: worker.Identity | None) -> list[Any]:
-    import psutil
-
-    try:
-        return psutil.Process(who.pid).children(recursive=True) if who else []
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _runs(process: Any) -> bool:
-    """Say whether a process that was seen before still runs; a zombie does not."""
-    import psutil
-
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-async def _gone_there(who: worker.Identity) -> bool:
-    """Have the node of a worker look; a dead node runs nothing."""
-    import ray
-    from ray.util import scheduling_strategies
-
-    there = scheduling_strategies.NodeAffinitySchedulingStrategy(who.node, soft=False)
-    look = ray.remote(is_alive).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    try:
-        return not await look.remote(who.pid, who.created)
-    except (ray.exceptions.NodeDiedError, ray.exceptions.TaskUnschedulableError):
-        return True

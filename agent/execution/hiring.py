@@ -1,25 +1,60 @@
-"""Owns how a Ray worker is started: what it reserves, where, and whether it may outlive us."""
+"""Owns how Ray workers are started: what they reserve, where, and whether they may outlive us."""
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
 import uuid
 from typing import Any
+
+import msgspec
 
 from agent.execution import hands, lines, worker
 
 _NODE_LABEL = "ray.io/node-id"
 
 
-def hire(
-    setup: bytes, shape: hands.Shape, line: lines.Lines | None, place: str, node: str = ""
-) -> hands.Hand:
-    """Start a worker; with a namespace of Ray's it may outlive us, for others to find it there."""
-    name = uuid.uuid4().hex
-    lasting = {"name": name, "namespace": place, "lifetime": "detached"} if place else {}
-    subject = line.subject(name) if line else ""
-    actor = _exported().options(**_reserved(shape, node), **lasting).remote(setup, subject)
-    return hands.Hand(actor, shape, name=name, line=line, shared=bool(place), node=node)
+class NotHired(Exception):
+    """Ray has not started a worker, nor will it."""
+
+    def __init__(self, reason: BaseException) -> None:
+        super().__init__(f"Ray did not start a worker: {reason}")
+
+
+class Hiring:
+    """Starts workers; with a namespace of Ray's they may outlive us, for others to find them."""
+
+    def __init__(self, setup: worker.Setup, line: lines.Lines | None, place: str = "") -> None:
+        self._setup = msgspec.msgpack.encode(setup)
+        self._line = line
+        self._lasting = {"namespace": place, "lifetime": "detached"} if place else {}
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "hiring") if place else None
+
+    def hire(self, shape: hands.Shape, node: str) -> hands.Hand:
+        """Start a worker, on the named node if one is named."""
+        name = uuid.uuid4().hex
+        options = _reserved(shape, node) | (
+            {"name": name, **self._lasting} if self._lasting else {}
+        )
+        subject = self._line.subject(name) if self._line else ""
+        start = functools.partial(_start, options, self._setup, subject)
+        # A name is asked of the cluster's head, which may be gone: the event loop must not wait.
+        hired = self._thread.submit(start) if self._thread else hands.there(start())
+        return hands.Hand(
+            hired, shape, name=name, line=self._line, shared=bool(self._lasting), node=node
+        )
+
+    def close(self) -> None:
+        """Hire nobody any more."""
+        if self._thread:
+            self._thread.shutdown(wait=False)
+
+
+def _start(options: dict[str, Any], setup: bytes, subject: str) -> Any:
+    try:
+        return _exported().options(**options).remote(setup, subject)
+    except Exception as error:
+        raise NotHired(error) from error
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.execution import base, bench, hands, worker
+from agent.execution import base, bench, calls, hands, worker
 
 
 class Job:
@@ -12,7 +12,7 @@ class Job:
         self.heritable = heritable
         self.asked: bench.Waiting | None = None
         self.hand: hands.Hand | None = None
-        self.call: hands.Call | None = None
+        self.call: calls.Call | None = None
         """On its worker; None until it is sent there."""
         self.forced = False
         self.to_stop = False

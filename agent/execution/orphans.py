@@ -53,7 +53,9 @@ async def claim(
     async for actor, data in _answers(calls):
         if data:
             had = msgspec.msgpack.decode(data, type=worker.Claimed)
-            return hands.Hand(actor, identity=had.identity, count=had.number - 1, shared=True)
+            return hands.Hand(
+                hands.there(actor), identity=had.identity, count=had.number - 1, shared=True
+            )
     return None
 
 

@@ -16,6 +16,7 @@ from agent import config, tasks
 from agent.execution import (
     base,
     bench,
+    calls,
     cluster,
     custody,
     hands,
@@ -66,11 +67,10 @@ class RayExecutor:
         self._place = orphans.namespace(store_uri) if cores.remote else ""
         shared = terms if cores.remote else None
         setup = worker.Setup(store_uri, str(local), services, modules, bus, shared)
-        self._setup = msgspec.msgpack.encode(setup)
-        self._line = line
+        self._hiring = hiring.Hiring(setup, line, self._place)
         self._cpus = self._most = cores.cpus
         self._workers = settings.workers
-        self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hire)
+        self._bench = bench.Bench(cores.cpus, settings.workers or cores.cpus, self._hiring.hire)
         self._paces = paces.Paces()
         self._errands: set[asyncio.Task[None]] = set()
         self._jobs: dict[effects.WorkKey, jobs.Job] = {}
@@ -86,9 +86,6 @@ class RayExecutor:
             for hand in (*self._bench.all(), *self._adopted):
                 hand.sign(self._holder)
             await asyncio.sleep(every_s)
-
-    def _hire(self, shape: hands.Shape, node: str) -> hands.Hand:
-        return hiring.hire(self._setup, shape, self._line, self._place, node)
 
     def resize(self, cpus: int) -> None:
         """Follow the cluster as it grows and shrinks; nothing that is at work is harmed."""
@@ -167,26 +164,26 @@ class RayExecutor:
             asked = job.asked = self._bench.ask(work.resources, quick=quick, again=again)
             try:
                 return await self._at(asked, work, job)
-            except hands.Withdrawn:
+            except calls.Withdrawn:
                 job.hand = job.call = None
                 quick, again = False, True  # it has waited enough
         return base.Halted("not_started")
 
     async def _at(self, asked: bench.Waiting, work: effects.Work, job: jobs.Job) -> base.Outcome:
         """Wait for a place and run an attempt there; raise Withdrawn if its turn does not come."""
-        outcome: base.Outcome | hands.Withdrawn | None = None
+        outcome: base.Outcome | calls.Withdrawn | None = None
         try:
             place = (
                 asked.place.result() if asked.place.done() else await asyncio.shield(asked.place)
             )
             outcome = await self._on(place, work, job) if place else self._turned_away(work, job)
-        except hands.Withdrawn as withdrawn:
+        except calls.Withdrawn as withdrawn:
             outcome = withdrawn
         finally:
             self._bench.turn_away(asked)
             if place := asked.place.result():
                 self._leave(place, job, finished=outcome is not None)
-        if isinstance(outcome, hands.Withdrawn):
+        if isinstance(outcome, calls.Withdrawn):
             raise outcome
         return outcome
 
@@ -216,7 +213,7 @@ class RayExecutor:
         else:
             hand.kill()
 
-    async def _take_back(self, place: bench.Place, call: hands.Call) -> None:
+    async def _take_back(self, place: bench.Place, call: calls.Call) -> None:
         """Drop an attempt that waits in a worker, without harm to the one before it."""
         if not await self._withdraw(place.hand, call):
             place.hand.kill()
@@ -246,16 +243,17 @@ class RayExecutor:
             ray.exceptions.RayActorError,
             ray.exceptions.WorkerCrashedError,
             ray.exceptions.NodeDiedError,
+            hiring.NotHired,
         ) as error:
             return await self._died(hand, job, losses.lost(hand, error))
-        except hands.Adopted as error:
+        except calls.Adopted as error:
             return base.Failed(problems.Problem("preempted", str(error), retryable=True))
         job.tell(notes)
         self._paces.note(work.use, outcome)
         return outcome
 
     async def _followed(
-        self, hand: hands.Hand, job: jobs.Job, call: hands.Call, *, waits: bool
+        self, hand: hands.Hand, job: jobs.Job, call: calls.Call, *, waits: bool
     ) -> bytes:
         """Wait for the reply; listen where it takes long, withdraw it where its turn does."""
         aside: list[asyncio.Task[Any]] = []
@@ -275,14 +273,14 @@ class RayExecutor:
                 timer.cancel()
             await tasks.end(*aside)
 
-    async def _withdraw(self, hand: hands.Hand, call: hands.Call) -> bool:
+    async def _withdraw(self, hand: hands.Hand, call: calls.Call) -> bool:
         import ray
 
         with contextlib.suppress(ray.exceptions.RayError):  # the reply says what became of it
             return await hand.withdraw(call)
         return False
 
-    async def _listen(self, hand: hands.Hand, job: jobs.Job, call: hands.Call) -> None:
+    async def _listen(self, hand: hands.Hand, job: jobs.Job, call: calls.Call) -> None:
         import ray
 
         seen, insisted = 0, False
@@ -357,6 +355,7 @@ class RayExecutor:
         """Kill every worker and prove it; attempts that run end as stopped by force."""
         self._closed = True
         self._bench.close()
+        self._hiring.close()
         await self._scaling.close()
         if self._place:
             await tasks.end(self._signing)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from agent import config
-from agent.execution import autoscaler, base, pool, scaling
+from agent.execution import autoscaler, base, pool, processes, scaling
 from agent.swarm import gauge, stance
 from protocol import pipelines
 from stages import kit
@@ -143,7 +143,7 @@ async def test_a_worker_that_died_goes_before_one_that_lives(on_ray):
     await use(on_ray, 2)
     dead, alive = on_ray._bench.all()
     await dead.ready()
-    dead._end_here()
+    processes.end(dead.identity)
     await nodes.wait_until(lambda: dead.lost)
     on_ray.resize(1)
     assert on_ray._bench.all() == [alive]

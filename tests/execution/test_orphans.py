@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from agent import config, tasks
-from agent.execution import base, hands, pool
+from agent.execution import base, pool, processes
 from stages import kit
 from tests.execution import helpers, nodes
 
@@ -112,7 +112,7 @@ async def test_what_was_adopted_is_stopped_with_proof(agents, deaf):
     await second.stop(piece.key, force=deaf)
     outcome = await task
     assert outcome.how == ("forced" if deaf else "asked")
-    await nodes.wait_until(lambda: not hands.is_alive(hand.identity.pid, hand.identity.created))
+    await nodes.wait_until(lambda: not processes.is_alive(hand.identity.pid, hand.identity.created))
 
 
 async def test_what_a_run_does_not_need_is_not_left_behind(agents):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from agent import config
-from agent.execution import base, hands, pool
+from agent.execution import base, pool, processes
 from stages import kit
 from tests.execution import helpers
 
@@ -159,8 +159,8 @@ async def test_a_worker_that_cannot_start_says_why(ray_cluster, artifacts, tmp_p
 
 def test_a_process_is_known_by_its_creation_too():
     me = psutil.Process()
-    assert hands.is_alive(me.pid, me.create_time())
-    assert not hands.is_alive(me.pid, me.create_time() - 1)
+    assert processes.is_alive(me.pid, me.create_time())
+    assert not processes.is_alive(me.pid, me.create_time() - 1)
 
 
 async def test_a_killed_idle_worker_costs_one_attempt_at_most(on_ray):
