@@ -229,7 +229,7 @@ class Agent:
             executors=self.executors,
             announcer=self._announcer,
             recall=self._places.recall,
-            survivors=self._places.on_ray,
+            survivors=self._places.on_ray.sharing,
             clock=now,
             max_active=self.settings.runs.max_active,
             max_losses=self.settings.runs.max_losses,

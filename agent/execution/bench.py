@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from agent.execution import hands
+from agent.execution import calls, hands, nodes
 from protocol import pipelines
 
 IDLE_S = 60.0
@@ -58,11 +58,7 @@ class Bench:
         """Common workers, at work or idle."""
         self._wanted = workers
         self._hire = hire
-        self.home = ""
-        """The node that stays, on a cluster that grows and shrinks by itself. There, workers are
-        hired when they are needed; idle ones elsewhere go, so that their nodes can."""
-        self.sizes: dict[str, float] = {}
-        """The CPUs of the nodes of such a cluster, where Ray is not to say who works where."""
+        self.nodes = nodes.Nodes()
         self._idle: dict[hands.Shape, list[hands.Hand]] = {
             hands.COMMON: [hire(hands.COMMON, "") for _ in range(workers)]
         }
@@ -116,7 +112,7 @@ class Bench:
         while idle and self._employed > self._wanted:
             idle.pop(0).kill()
             self._employed -= 1
-        if self.home:
+        if self.nodes.home:
             return
         # The new ones are not up yet: those that are have their turn first.
         idle[:0] = [self._hire(hands.COMMON, "") for _ in range(self._employed, self._wanted)]
@@ -125,7 +121,7 @@ class Bench:
     def _put_back(self, hand: hands.Hand) -> None:
         if hand.shape != hands.COMMON:
             self._keep_a_while(hand)
-        elif self._employed > self._wanted or (self.home and hand.dead):
+        elif self._employed > self._wanted or (self.nodes.home and hand.dead):
             self._employed -= 1
             hand.kill()
         else:
@@ -135,10 +131,9 @@ class Bench:
         """Line up an idle worker; the last one works next, so those at home before the others."""
         idle = self._idle[hands.COMMON]
         hand.idle_since = time.monotonic()
-        idle.insert(sum(map(self._is_away, idle)) if self._is_away(hand) else len(idle), hand)
-
-    def _is_away(self, hand: hands.Hand) -> bool:
-        return bool(self.home) and hand.node != self.home
+        idle.insert(
+            sum(map(self.nodes.is_away, idle)) if self.nodes.is_away(hand) else len(idle), hand
+        )
 
     def demand(
         self, patience_s: float
@@ -155,7 +150,7 @@ class Bench:
         idle = self._idle[hands.COMMON]
         before = time.monotonic() - idle_s
         kept = {hand.node for hand in self.all() if hand not in idle or hand.idle_since > before}
-        going = [hand for hand in idle if hand.node not in {"", self.home, *kept}]
+        going = [hand for hand in idle if hand.node not in {"", self.nodes.home, *kept}]
         for hand in going:
             idle.remove(hand)
             self._employed -= 1
@@ -206,13 +201,13 @@ class Bench:
         fitting = [
             (load.count, hand)
             for hand, load in self._busy.items()
-            if load.quick and load.count <= hands.AHEAD and load.cpu >= asked.cpu and hand.prompt
+            if load.quick and load.count <= calls.AHEAD and load.cpu >= asked.cpu and hand.prompt
         ]
         return Place(min(fitting, key=lambda one: one[0])[1], behind=True) if fitting else None
 
     def _hand_for(self, asked: Waiting) -> hands.Hand | None:
         idle = self._idle.get(asked.shape, [])
-        hand = next((one for one in reversed(idle) if self._fits(one, asked.cpu)), None)
+        hand = next((one for one in reversed(idle) if self.nodes.fits(one, asked.cpu)), None)
         if hand is not None:
             idle.remove(hand)
             if timer := self._timers.pop(hand, None):
@@ -225,14 +220,6 @@ class Bench:
             self._dismiss(hand)
         return self._hire(asked.shape, "")
 
-    def _fits(self, hand: hands.Hand, cpus: float) -> bool:
-        """Tell whether a worker is on a node that is large enough, if any is."""
-        if hand.shape != hands.COMMON or not self.sizes:
-            return True
-        if not hand.node:
-            return cpus <= min(self.sizes.values())
-        return self.sizes.get(hand.node, 0.0) >= min(cpus, max(self.sizes.values()))
-
     def _one_more(self, cpus: float) -> hands.Hand | None:
         """Hire a worker where there is most room, in place of an idle one on too small a node."""
         idle = self._idle[hands.COMMON]
@@ -242,13 +229,7 @@ class Bench:
             idle.pop(0).kill()
             self._employed -= 1
         self._employed += 1
-        return self._hire(hands.COMMON, self._roomiest(cpus))
-
-    def _roomiest(self, cpus: float) -> str:
-        least = min(cpus, max(self.sizes.values(), default=0.0))
-        there = collections.Counter(hand.node for hand in self.all())
-        fitting = [node for node, size in self.sizes.items() if size >= least]
-        return min(fitting, key=lambda node: there[node] / self.sizes[node], default="")
+        return self._hire(hands.COMMON, self.nodes.roomiest(cpus, self.all()))
 
     def _is_lost(self, hand: hands.Hand) -> bool:
         """Tell whether an idle worker has died, and be rid of it."""

@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+AHEAD = 8
+"""How many attempts may wait in a worker for their turn; with none it idles between two."""
+PROMPT_S = 0.05
+"""After this long an attempt counts as one that nobody should wait behind."""
+
 
 class Withdrawn(Exception):
     """An attempt that waited in a worker for its turn is not carried out there."""

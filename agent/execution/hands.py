@@ -12,12 +12,7 @@ from typing import Any
 
 import msgspec
 
-from agent.execution import calls, lines, processes, worker
-
-AHEAD = 8
-"""How many attempts may wait in a worker for their turn; with none it idles between two."""
-PROMPT_S = 0.05
-"""After this long an attempt counts as one that nobody should wait behind."""
+from agent.execution import boards, calls, lines, processes, worker
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -99,7 +94,7 @@ class Hand:
         """Tell whether an attempt that waits in it can expect its turn soon."""
         alive = self._lost is None and not self.dead
         listens = self.identity is not None and self.identity.listens
-        return alive and listens and _now() - self._since < PROMPT_S
+        return alive and listens and _now() - self._since < calls.PROMPT_S
 
     def call(self, payload: bytes, began: Callable[[], None]) -> calls.Call:
         """Queue an attempt; `began` is called when it is its turn."""
@@ -214,10 +209,10 @@ class Hand:
             call.settle(calls.Withdrawn(self.where))
         return withdrawn
 
-    async def news(self, number: int, seen: int, patience_s: float) -> list[worker.Told]:
+    async def news(self, number: int, seen: int, patience_s: float) -> list[boards.Told]:
         """Wait for what an attempt tells."""
         data = await self._aside("listen").remote(number, seen, patience_s)
-        return msgspec.msgpack.decode(data, type=list[worker.Told])
+        return msgspec.msgpack.decode(data, type=list[boards.Told])
 
     def _aside(self, method: str) -> Any:
         actor = self._hired.result(timeout=0)  # whoever asks has waited until it was ready

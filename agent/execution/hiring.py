@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from agent.execution import hands, lines, worker
+from agent.execution import calls, hands, lines, worker
 
 _NODE_LABEL = "ray.io/node-id"
 
@@ -61,7 +61,7 @@ def _start(options: dict[str, Any], setup: bytes, subject: str) -> Any:
 def _exported() -> Any:
     import ray
 
-    return ray.remote(concurrency_groups={worker.LISTENING: 4 + hands.AHEAD})(worker.Worker)
+    return ray.remote(concurrency_groups={worker.LISTENING: 4 + calls.AHEAD})(worker.Worker)
 
 
 def _reserved(shape: hands.Shape, node: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.execution import base, bench, calls, hands, worker
+from agent.execution import base, bench, boards, calls, hands
 
 
 class Job:
@@ -23,7 +23,7 @@ class Job:
         """Take note that it is the attempt's turn."""
         self._watcher.began()
 
-    def tell(self, news: list[worker.Told]) -> int:
+    def tell(self, news: list[boards.Told]) -> int:
         """Pass on what was not told yet; give the number of the last."""
         for told in news:
             if told.number > self._seen:
@@ -31,7 +31,7 @@ class Job:
                 self._pass_on(told)
         return self._seen
 
-    def _pass_on(self, told: worker.Told) -> None:
+    def _pass_on(self, told: boards.Told) -> None:
         if told.note:
             self._watcher.note(told.text, told.details)
         else:

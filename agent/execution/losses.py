@@ -1,16 +1,9 @@
-"""Owns how it is said that the cluster cannot carry an attempt out, or has lost it."""
+"""Owns how it is said that an attempt's worker is lost."""
 
 from __future__ import annotations
 
 from agent.execution import base, hands
 from protocol import problems
-
-
-def too_much(what: str, wanted: float, there: float, *, again: bool = False) -> problems.Problem:
-    """Say what a stage needs that is not there."""
-    message = f"the stage needs {wanted:g} {what}; there is no more than {there:g} to be had"
-    hint = "lower the stage's resources"
-    return problems.Problem("unavailable", message, hint=hint, retryable=again)
 
 
 def not_found() -> problems.Problem:

@@ -63,7 +63,7 @@ class Scaling:
     ) -> problems.Problem | None:
         """Wait while the autoscaler can give what is missing; say what it cannot."""
         problem = await missing()
-        if problem is None or not self._bench.home or self._is_too_much(needs.cpu):
+        if problem is None or not self._bench.nodes.home or self._is_too_much(needs.cpu):
             return problem
         wish = Wish(autoscaler.Bundle(needs.cpu, bench.shape_of(needs)))
         self._wishes.append(wish)
@@ -99,20 +99,21 @@ class Scaling:
 
     async def _find(self) -> bool:
         """Look whether there is an autoscaler by now, and which nodes there are."""
-        if not self._bench.home:
+        if not self._bench.nodes.home:
             if time.monotonic() < self._look_at:
                 return False
             self._look_at = time.monotonic() + QUIET_S
             if not await asyncio.to_thread(autoscaler.is_there, self._address):
                 return False
             log.info("autoscaler.found", address=self._address)
-        self._bench.home, self._bench.sizes = await asyncio.to_thread(autoscaler.nodes)
-        return bool(self._bench.home)
+        known = self._bench.nodes
+        known.home, known.sizes = await asyncio.to_thread(autoscaler.nodes)
+        return bool(known.home)
 
     def is_settled(self, cpus: int) -> bool:
         """Tell whether a size holds: at first a node that joins is not known to all that place."""
         before, self._cpus = self._cpus, cpus
-        return not self._bench.home or cpus <= before
+        return not self._bench.nodes.home or cpus <= before
 
     async def _ask(self) -> None:
         wanted = self._wanted()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import importlib
 import logging
@@ -13,14 +12,14 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import structlog
 
 from agent.artifacts import objects, sources, store
-from agent.execution import attempt, base, capture, custody, lines, trays
+from agent.execution import attempt, base, boards, capture, custody, lines, trays
 from agent.run import effects
 from protocol import problems
 from stages import kit, registry
@@ -67,17 +66,6 @@ class Claimed(msgspec.Struct, frozen=True):
     identity: Identity
 
 
-class Told(msgspec.Struct, frozen=True):
-    """A progress or a note of the running attempt, numbered from 1."""
-
-    number: int
-    note: bool
-    fraction: float | None = None
-    text: str = ""
-    """The message of a progress, the fact of a note."""
-    details: dict[str, Any] = {}
-
-
 class Success(base.Succeeded, frozen=True, tag="succeeded"):
     """As it crosses from the worker."""
 
@@ -94,7 +82,7 @@ class Reply(msgspec.Struct, frozen=True):
     """How an attempt ended, and all it noted."""
 
     outcome: Success | Failure | Halt
-    notes: list[Told] = []
+    notes: list[boards.Told] = []
 
 
 _CROSSING: dict[type, Any] = {
@@ -116,7 +104,7 @@ class Worker:
         structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
         self._store = store.Store(told.store_uri, pathlib.Path(told.local), _access(told.bus))
         self._services = told.services
-        self._board = Board()
+        self._board = boards.Board()
         self._tray = trays.Tray()
         self._ear = lines.Ear(told.bus, subject, self._tray.put) if told.bus else None
         self._custody = custody.Custody(told.terms) if told.terms else None
@@ -231,71 +219,6 @@ def _access(bus: lines.Access | None) -> objects.Access | None:
     return objects.access(bus.url, bus.settings) if bus else None
 
 
-class Board:
-    """What the running attempt tells, and whether it is to stop; shared by the worker's threads."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._current = 0
-        self._to_stop: set[int] = set()
-        self._count = 0
-        self._progress: Told | None = None
-        self._notes: collections.deque[Told] = collections.deque()
-
-    def open(self, number: int) -> None:
-        """Begin an attempt."""
-        with self._changed:
-            self._current, self._count = number, 0
-            self._progress = None
-            self._notes.clear()
-
-    def close(self) -> None:
-        """End the attempt."""
-        with self._changed:
-            self._to_stop.discard(self._current)
-            self._current = 0
-            self._changed.notify_all()
-
-    def stop(self, number: int) -> None:
-        """Mark an attempt as one to stop."""
-        with self._changed:
-            self._to_stop.add(number)
-
-    def stopped(self, number: int) -> bool:
-        """Say whether an attempt is to stop."""
-        return number in self._to_stop
-
-    def progress(self, fraction: float | None, message: str, metrics: Mapping[str, float]) -> None:
-        """Take a progress; only the latest is kept."""
-        with self._changed:
-            self._count += 1
-            self._progress = Told(self._count, False, fraction, message, dict(metrics))
-            self._changed.notify_all()
-
-    def note(self, fact: str, details: Mapping[str, Any]) -> None:
-        """Take a note; all are kept."""
-        with self._changed:
-            self._count += 1
-            self._notes.append(Told(self._count, True, None, fact, dict(details)))
-            self._changed.notify_all()
-
-    def notes(self) -> list[Told]:
-        """Give all notes of the attempt."""
-        with self._changed:
-            return list(self._notes)
-
-    def wait_news(self, number: int, seen: int, patience_s: float) -> list[Told]:
-        """Wait for what is newer than `seen`; give nothing once the attempt has ended."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._current != number or self._count > seen, patience_s
-            )
-            if self._current != number:
-                return []
-            all_told = [*self._notes, *([self._progress] if self._progress else [])]
-            return sorted((t for t in all_told if t.number > seen), key=lambda told: told.number)
-
-
 @contextlib.contextmanager
 def _memory(limit: int | None) -> Iterator[None]:
     """Let the attempt allocate only so much beyond what the worker has already."""
@@ -322,7 +245,7 @@ def _crossing(outcome: base.Outcome) -> Any:
     return _CROSSING[type(outcome)](**fields)
 
 
-def decode_reply(data: bytes) -> tuple[base.Outcome, list[Told]]:
+def decode_reply(data: bytes) -> tuple[base.Outcome, list[boards.Told]]:
     """Read what `Worker.run` returned."""
     reply = msgspec.msgpack.decode(data, type=Reply)
     return reply.outcome, reply.notes

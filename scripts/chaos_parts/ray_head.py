@@ -62,9 +62,9 @@ class RayHead:
             while not (self._found("raylet") and await _answers(self.port)):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.1)
 
-    def kill(self) -> None:
-        """End the head's own processes as kill -9 does; what hangs on them follows."""
-        for name in _HEAD:
+    def kill(self, *names: str) -> None:
+        """End the head's own processes, or these, as kill -9 does; what hangs on them follows."""
+        for name in names or _HEAD:
             for process in self._found(name):
                 process.kill()
 

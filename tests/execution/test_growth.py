@@ -160,7 +160,7 @@ async def test_what_is_closed_grows_no_more(on_ray):
 async def test_idle_workers_elsewhere_go_and_others_come_when_there_is_work(on_ray):
     await use(on_ray, 2)
     gone = on_ray._bench.all()
-    on_ray._bench.home, on_ray._bench.sizes = "another node", {gone[0].node: 2.0}
+    on_ray._bench.nodes.home, on_ray._bench.nodes.sizes = "another node", {gone[0].node: 2.0}
     busy = launch(on_ray, sleep(0.3))
     await begun(busy)
     assert on_ray._bench.release(0.0) == 0  # somebody is at work on their node
@@ -177,7 +177,7 @@ async def test_idle_workers_elsewhere_go_and_others_come_when_there_is_work(on_r
 
 async def test_idle_workers_at_home_stay(on_ray):
     await use(on_ray, 2)
-    on_ray._bench.home = on_ray._bench.all()[0].node
+    on_ray._bench.nodes.home = on_ray._bench.all()[0].node
     assert on_ray._bench.release(0.0) == 0
 
 
@@ -185,7 +185,7 @@ async def test_an_attempt_gets_a_worker_on_a_node_that_is_large_enough(on_ray):
     on_ray.resize(4)
     await use(on_ray, 4)
     here = on_ray._bench.all()[0].node
-    on_ray._bench.home, on_ray._bench.sizes = here, {here: 2.0, "larger": 3.0}
+    on_ray._bench.nodes.home, on_ray._bench.nodes.sizes = here, {here: 2.0, "larger": 3.0}
     before = on_ray._bench.all()
     hand = on_ray._bench._hand_for(on_ray._bench.ask(pipelines.Resources(cpu=2)))
     assert hand in before
@@ -208,7 +208,7 @@ async def test_a_cluster_without_an_autoscaler_refuses_at_once_and_is_asked_noth
     )
     never = await executor.run(sleep(0.0, cpu=3.0), helpers.Watcher())
     assert (never.problem.code, never.problem.retryable) == ("unavailable", False)
-    assert not executor._bench.home
+    assert not executor._bench.nodes.home
     assert not executor._scaling._groups
     await executor.close()
 

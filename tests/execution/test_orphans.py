@@ -48,7 +48,7 @@ async def test_an_attempt_goes_on_with_its_progress_and_its_result(agents):
     first, second = agents
     piece = begun("sample.sleep", seconds=2.0)
     left, _ = await helpers.start(first, piece)
-    assert await second.find([inherited(piece)]) == {piece.key}
+    assert await second.sharing.find([inherited(piece)]) == {piece.key}
     await tasks.end(left)
     task = await adopted(second, piece)
     assert isinstance(await task, base.Succeeded)
@@ -59,10 +59,10 @@ async def test_what_is_found_is_that_very_attempt(agents):
     piece = begun("sample.sleep", seconds=60.0)
     task, _ = await helpers.start(first, piece)
     other = msgspec.structs.replace(piece, params={"seconds": 61.0})
-    assert await second.find([inherited(other)]) == frozenset()
+    assert await second.sharing.find([inherited(other)]) == frozenset()
     await first.stop(piece.key, force=True)
     assert isinstance(await task, base.Halted)
-    assert await second.find([inherited(piece)]) == frozenset()
+    assert await second.sharing.find([inherited(piece)]) == frozenset()
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -107,8 +107,8 @@ async def test_what_was_adopted_is_stopped_with_proof(agents, deaf):
     left, _ = await helpers.start(first, piece)
     await tasks.end(left)
     task = asyncio.create_task(second.run(inherited(piece), helpers.Watcher()))
-    await nodes.wait_until(lambda: second._adopted)
-    (hand,) = second._adopted
+    await nodes.wait_until(lambda: second.sharing.adopted)
+    (hand,) = second.sharing.adopted
     await second.stop(piece.key, force=deaf)
     outcome = await task
     assert outcome.how == ("forced" if deaf else "asked")
@@ -120,7 +120,7 @@ async def test_what_a_run_does_not_need_is_not_left_behind(agents):
     piece = helpers.work("sample.sleep", seconds=60.0)
     left, _ = await helpers.start(first, piece)
     await tasks.end(left)
-    assert await second.find([inherited(piece)]) == frozenset()
+    assert await second.sharing.find([inherited(piece)]) == frozenset()
 
 
 async def test_a_worker_that_nobody_has_used_yet_does_not_end(ray_cluster, artifacts, tmp_path):
@@ -135,3 +135,14 @@ async def test_a_worker_that_nobody_has_used_yet_does_not_end(ray_cluster, artif
     both = await asyncio.gather(run(0.5), run(0.5))
     assert all(isinstance(one, base.Succeeded) for one in both)
     await executor.close()
+
+
+async def test_an_attempt_whose_worker_ray_does_not_start_fails_and_the_next_gets_another(agents):
+    run = lambda: agents[0].run(helpers.work("sample.noop"), helpers.Watcher())  # noqa: E731
+    assert isinstance(await run(), base.Succeeded)
+    nodes_there = agents[0]._bench.nodes
+    nodes_there.sizes = {"not a node's name": 2.0}
+    lost = await run()
+    assert (lost.problem.code, lost.problem.retryable) == ("worker_lost", True)
+    nodes_there.sizes = {}
+    assert isinstance(await run(), base.Succeeded)

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from agent.execution import base, lines, paces, trays
+from agent.execution import base, lines, paces, processes, trays
 from tests.execution import helpers
 
 RUNS = "sample.sleep"
@@ -90,7 +90,7 @@ async def test_a_worker_that_dies_takes_nobody_along_who_waits_in_it(on_bus):
     await asyncio.sleep(0.01)
     assert crowd(on_bus) > 1
     for hand in [*on_bus._bench._busy]:
-        hand._end_here()
+        processes.end(hand.identity)
     for task, _ in busy:
         lost = await outcome(task)
         assert isinstance(lost, base.Failed)
@@ -143,12 +143,12 @@ async def test_who_waits_is_not_blamed_for_the_end_of_one_that_was_dropped(on_bu
 
 
 @pytest.mark.ray
-async def test_nothing_is_kept_of_attempts_that_are_over(on_bus):
+async def test_nothing_is_kept_of_attempts_that_are_over(on_bus, line):
     busy = await occupied(on_bus, 0.3)
     tasks = [launch(on_bus, sleep(0))[0] for _ in range(6)]
     await asyncio.gather(*(outcome(task) for task in (*tasks, *(one for one, _ in busy))))
     await asyncio.sleep(0)
-    assert not any(on_bus._line._waiting.values())
+    assert not any(line._waiting.values())
 
 
 @pytest.mark.ray

@@ -11,7 +11,7 @@ from agent.bus import server
 from protocol import client, events
 from scripts import agents
 from scripts.chaos_parts import ray_head
-from tests.service import helpers
+from tests.service import elastic, helpers
 from tests.service.helpers import stage
 
 pytestmark = [*helpers.MARKS, pytest.mark.slow]
@@ -49,3 +49,26 @@ async def test_an_agent_without_its_cluster_hands_its_runs_over_and_ends(head, t
             await ask.cancel(run)
             await helpers.ended(ask, run)
         await agent.stop()
+
+
+async def test_workers_on_other_nodes_do_not_keep_an_agent_without_its_cluster(tmp_path, trace):
+    cluster = elastic.Elastic(tmp_path, wide={"CPU": 2})
+    await cluster.start()
+    async with server.EmbeddedServer(tmp_path / "nats") as broker:
+        settings = [f"nats.url={broker.url}", f"ray.address={cluster.address}"]
+        settings += ["specialist.embedded=false", "logs.format=json"]
+        agent = agents.Agent(
+            "one", tmp_path, settings, stages="tests.service.sample_stages", env=cluster.told
+        )
+        await agent.start()
+        async with client.connect(broker.url) as ask:
+            work = stage("s", "service.work", {"trace": str(trace)}, resources={"cpu": 2})
+            assert (await helpers.done(ask, work))[0].state == "succeeded"
+        pid = int((await helpers.wait_line(trace, "work began")).split()[-1])
+        assert elastic.type_of(pid) == "wide"
+        cluster.kill("gcs_server")
+        async with asyncio.timeout(helpers.WAIT_S):
+            assert await agent.wait_ended() != 0
+        assert "has not answered" in agent.log.read_text()
+        await agent.stop()
+    await cluster.stop()
