@@ -33,9 +33,9 @@ class Hiring:
     def hire(self, shape: hands.Shape, node: str) -> hands.Hand:
         """Start a worker, on the named node if one is named."""
         name = uuid.uuid4().hex
-        options = _reserved(shape, node) | (
-            {"name": name, **self._lasting} if self._lasting else {}
-        )
+        options = _reserved(shape, node)
+        if self._lasting:
+            options |= {"name": name, **self._lasting}
         subject = self._line.subject(name) if self._line else ""
         start = functools.partial(_start, options, self._setup, subject)
         # A name is asked of the cluster's head, which may be gone: the event loop must not wait.

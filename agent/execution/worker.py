@@ -165,7 +165,7 @@ class Worker:
             if self._custody:
                 self._custody.end()
 
-    def stop(self, number: int, holder: str = "") -> None:
+    def stop(self, number: int, holder: str) -> None:
         """Ask an attempt to stop, now or as soon as it begins; not for one who holds it no more."""
         if self.sign(holder):
             self._board.stop(number)

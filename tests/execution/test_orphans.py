@@ -146,3 +146,14 @@ async def test_an_attempt_whose_worker_ray_does_not_start_fails_and_the_next_get
     assert (lost.problem.code, lost.problem.retryable) == ("worker_lost", True)
     nodes_there.sizes = {}
     assert isinstance(await run(), base.Succeeded)
+
+
+async def test_on_a_cluster_of_our_own_workers_have_no_names_for_others_to_find(on_ray):
+    assert isinstance(
+        await on_ray.run(helpers.work("sample.noop"), helpers.Watcher()), base.Succeeded
+    )
+    from ray import util  # it reads the environment that `cluster.start` makes
+
+    known = await asyncio.to_thread(util.list_named_actors, all_namespaces=True)
+    assert not {each["name"] for each in known} & {hand.name for hand in on_ray._bench.all()}
+    assert not any(hand.shared for hand in on_ray._bench.all())

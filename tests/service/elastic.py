@@ -20,7 +20,12 @@ STORE_BYTES = 80 * 2**20
 class Elastic(ray_head.RayHead):
     """A head with one CPU; further nodes come and go as they are asked for."""
 
-    def __init__(self, folder: pathlib.Path, **types: dict[str, float]) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        idle_minutes: float = IDLE_MINUTES,
+        **types: dict[str, float],
+    ) -> None:
         file = folder / "autoscaler.yaml"
         own = {
             "PYTHONPATH": str(agents.ROOT),
@@ -32,7 +37,7 @@ class Elastic(ray_head.RayHead):
             "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         }
         super().__init__(folder, 1, own, (f"--autoscaling-config={file}",))
-        file.write_text(json.dumps(_config(self.address, types)))
+        file.write_text(json.dumps(_config(self.address, idle_minutes, types)))
         self.told = {name: value for name, value in self.env.items() if name not in own}
         """What an agent has in its environment."""
 
@@ -46,7 +51,7 @@ def type_of(pid: int) -> str:
     return psutil.Process(pid).environ()["RAY_NODE_TYPE_NAME"]
 
 
-def _config(address: str, types: dict[str, dict[str, float]]) -> dict:
+def _config(address: str, idle_minutes: float, types: dict[str, dict[str, float]]) -> dict:
     provider = {
         "type": "external",  # Ray's own name for it needs a file that its wheel lacks
         "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
@@ -63,7 +68,7 @@ def _config(address: str, types: dict[str, dict[str, float]]) -> dict:
     return {
         "cluster_name": "elastic",
         "max_workers": len(types),
-        "idle_timeout_minutes": IDLE_MINUTES,
+        "idle_timeout_minutes": idle_minutes,
         "upscaling_speed": 10,
         "provider": provider,
         "auth": {},

@@ -52,7 +52,7 @@ async def test_an_agent_without_its_cluster_hands_its_runs_over_and_ends(head, t
 
 
 async def test_workers_on_other_nodes_do_not_keep_an_agent_without_its_cluster(tmp_path, trace):
-    cluster = elastic.Elastic(tmp_path, wide={"CPU": 2})
+    cluster = elastic.Elastic(tmp_path, idle_minutes=10, wide={"CPU": 2})
     await cluster.start()
     async with server.EmbeddedServer(tmp_path / "nats") as broker:
         settings = [f"nats.url={broker.url}", f"ray.address={cluster.address}"]
@@ -61,6 +61,7 @@ async def test_workers_on_other_nodes_do_not_keep_an_agent_without_its_cluster(t
             "one", tmp_path, settings, stages="tests.service.sample_stages", env=cluster.told
         )
         await agent.start()
+        await helpers.wait_until(lambda: "autoscaler.found" in agent.log.read_text())
         async with client.connect(broker.url) as ask:
             work = stage("s", "service.work", {"trace": str(trace)}, resources={"cpu": 2})
             assert (await helpers.done(ask, work))[0].state == "succeeded"
