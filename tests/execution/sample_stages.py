@@ -69,10 +69,11 @@ class MakeItems(kit.Stage, frozen=True):
 
 @kit.stage("sample.sleep", cacheable=False)
 class Sleep(kit.Stage, frozen=True):
-    """Sleep, and look whether to stop; a deaf one does not look."""
+    """Sleep, and look whether to stop; a deaf one does not look. It may be woken by a file."""
 
     seconds: float = 1.0
     deaf: bool = False
+    wake: str = ""
 
     def run(self, context: kit.Context) -> values.Report:
         until = time.monotonic() + self.seconds
@@ -82,6 +83,8 @@ class Sleep(kit.Stage, frozen=True):
         while (left := until - time.monotonic()) > 0:
             context.progress(1 - left / self.seconds, "asleep", left=left)
             time.sleep(min(0.02, left))
+            if self.wake and pathlib.Path(self.wake).exists():
+                break
         return values.Report({"slept": self.seconds})
 
 

@@ -18,8 +18,8 @@ from tests.execution import helpers, nodes
 pytestmark = pytest.mark.ray
 
 
-def sleep(seconds, cpu=1.0):
-    return helpers.work("sample.sleep", seconds=seconds, resources={"cpu": cpu})
+def sleep(seconds, cpu=1.0, **params):
+    return helpers.work("sample.sleep", seconds=seconds, resources={"cpu": cpu}, **params)
 
 
 def launch(executor, piece):
@@ -60,9 +60,10 @@ def measure(ray_cluster, on_ray):
 
 @pytest.mark.slow
 async def test_a_node_that_joins_gives_places_and_one_that_leaves_takes_them(
-    ray_cluster, on_ray, measure
+    ray_cluster, on_ray, measure, tmp_path
 ):
-    first = [launch(on_ray, sleep(8.0)) for _ in "ab"]
+    wake = tmp_path / "wake"
+    first = [launch(on_ray, sleep(helpers.WAIT_S, wake=str(wake))) for _ in "ab"]
     await begun(*first)
     more = [launch(on_ray, sleep(1.0)) for _ in "cd"]
     assert await measure() == 2
@@ -71,6 +72,7 @@ async def test_a_node_that_joins_gives_places_and_one_that_leaves_takes_them(
         assert await measure() == 4
         await begun(*more)
         assert not any(task.done() for task, _ in first)
+        wake.touch()
         for task, _ in (*more, *first):
             assert isinstance(await outcome(task), base.Succeeded)
         assert len(on_ray._bench.all()) == 4  # where they are is for Ray to say
