@@ -14,6 +14,9 @@ import msgspec
 
 from agent.execution import boards, calls, lines, processes, worker
 
+_TOLD_WITHIN_S = 2.0
+_POLL_S = 0.005
+
 
 class Shape(msgspec.Struct, frozen=True):
     """What a worker reserves on the cluster; the common ones reserve nothing."""
@@ -63,6 +66,7 @@ class Hand:
         self._started: list[Any] = []
         """What a worker that was killed had started on this machine."""
         self._insisting: set[asyncio.Task[None]] = set()
+        self._killing: threading.Thread | None = None
 
     async def ready(self) -> None:
         """Wait until it can take work; raises Ray's error where it never will."""
@@ -225,13 +229,26 @@ class Hand:
         self.leave()
         if self.identity is not None:
             self._started = processes.end(self.identity)
-        # It waits for the cluster's head, which may be gone: nobody waits with it.
-        threading.Thread(target=_kill, args=(self._hired,), name="kill", daemon=True).start()
+        # It waits for the cluster's head, which may be gone: the event loop does not wait with it.
+        self._killing = threading.Thread(
+            target=_kill, args=(self._hired,), name="kill", daemon=True
+        )
+        self._killing.start()
 
     async def wait_gone(self) -> None:
         """Return once the process, and what it started, is proved gone; raises Unkillable."""
         if self.identity is not None:  # else it never took work
             await processes.wait_gone(self.identity, self._started)
+
+    async def wait_told(self) -> None:
+        """Wait until Ray knows of the kill, or for a while: its head may be gone.
+
+        Ray ends a process that calls into it once it has left the cluster.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_WITHIN_S):
+                while self._killing is not None and self._killing.is_alive():  # noqa: ASYNC110 - a thread's end rings nobody
+                    await asyncio.sleep(_POLL_S)
 
 
 def _kill(hired: concurrent.futures.Future[Any]) -> None:

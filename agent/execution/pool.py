@@ -247,6 +247,7 @@ class RayExecutor:
             await hand.wait_gone()
         except Exception as error:  # noqa: BLE001 - its node may be away, or the cluster's head
             log.warning("worker.not_proved_gone", worker=hand.where, error=str(error))
+        await hand.wait_told()
 
     async def _missing(self, work: effects.Work, job: jobs.Job) -> problems.Problem | None:
         """Say what the cluster has too little of, for an attempt that is to be made yet."""
