@@ -59,6 +59,7 @@ class TrainingRequest(wire.Command, frozen=True, kw_only=True):
     """Where the model artifact is to be stored."""
     seed: int = 0
     cpu: float = 1.0
+    gpu: float = 0.0
     deadline_s: wire.Seconds | None = None
     epoch: int = 0
     run_id: str | None = None

@@ -9,6 +9,8 @@ import json
 import zipfile
 from typing import Any
 
+from stages import cards
+
 PACKAGES = ("sklearn.", "lightgbm.sklearn.", "xgboost.sklearn.")
 """Classes may come from these if they are defined there: a module shows others' classes too."""
 _CALLBACKS = "sklearn.callback."
@@ -59,6 +61,29 @@ def _resolve(name: str) -> Any:
         return getattr(importlib.import_module(module), attribute, None)
     except ImportError:
         return None
+
+
+def dump(estimator: Any) -> bytes:
+    """Write an estimator as a canonical skops file."""
+    import skops.io
+
+    return canonical(skops.io.dumps(estimator))
+
+
+def load(payload: bytes) -> Any:
+    """Read an estimator; raise UntrustedModel if the file names a type that is not trusted."""
+    import skops.io
+
+    try:
+        unknown = skops.io.get_untrusted_types(data=payload)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise cards.UntrustedModel(f"its weights are not a skops file ({error})") from error
+    if foreign := foreign_types(unknown):
+        raise cards.UntrustedModel(f"it holds types that are not trusted: {foreign[:5]}")
+    try:
+        return skops.io.loads(payload, trusted=unknown)
+    except (skops.io.exceptions.UntrustedTypesFoundException, ValueError) as error:
+        raise cards.UntrustedModel(f"its weights can't be loaded safely ({error})") from error
 
 
 def canonical(payload: bytes) -> bytes:

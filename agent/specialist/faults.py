@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import msgspec
 
 from protocol import problems
+from stages import kit
 
 
 class TrainingFault(Exception):
@@ -20,8 +20,8 @@ class TrainingFault(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Cross a process boundary with path and hint."""
-        return (_rebuilt, (type(self), str(self), self.path, self.hint))
+        """Cross a process boundary with its attributes."""
+        return (_rebuilt, (type(self), str(self), self.__dict__))
 
     def problem(self) -> problems.Problem:
         """Compose what is sent."""
@@ -35,10 +35,11 @@ class TrainingFault(Exception):
 
 
 def _rebuilt(
-    cls: type[TrainingFault], message: str, path: str | None, hint: str | None
+    cls: type[TrainingFault], message: str, attributes: dict[str, object]
 ) -> TrainingFault:
     fault = cls.__new__(cls)
-    TrainingFault.__init__(fault, message, path=path, hint=hint)
+    TrainingFault.__init__(fault, message)
+    fault.__dict__ |= attributes
     return fault
 
 
@@ -48,19 +49,13 @@ class BadRequest(TrainingFault):
     code: problems.Code = "invalid_field"
 
 
-class UnknownName(BadRequest):
-    """A name is not on the list of what there is."""
+class Refused(TrainingFault):
+    """The framework says why it cannot; its code, path and hint are passed on."""
 
-    def __init__(self, what: str, name: str, known: Iterable[str], path: str) -> None:
-        close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else None
-        super().__init__(f"there is no {what} {name!r}", path=path, hint=hint)
-
-
-class UnusableData(TrainingFault):
-    """The training data cannot be learned from."""
-
-    code: problems.Code = "data_fault"
+    def __init__(self, fault: kit.StageFault) -> None:
+        super().__init__(str(fault), path=fault.path, hint=fault.hint)
+        self.code = msgspec.convert(fault.code, problems.Code)
+        self.retryable = fault.retryable
 
 
 class BadArtifact(TrainingFault):

@@ -91,6 +91,7 @@ class Job:
         try:
             result = await self._trainer.train()
             self._kept.put(result)
+            await self._trainer.forget()
         except asyncio.CancelledError:
             self.state = "cancelled"
             return self._failed(self._why)

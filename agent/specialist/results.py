@@ -31,7 +31,7 @@ class Results:
         folder = self.folder(request.training_id)
         asked, path = _identity(request), folder / _REQUEST
         if not path.exists():
-            _write(path, asked)
+            write(path, asked)
         elif path.read_bytes() != asked:
             raise faults.Conflict(request.training_id)
         return folder
@@ -45,7 +45,7 @@ class Results:
 
     def put(self, result: training.TrainingResult) -> None:
         """Keep a result."""
-        _write(self.folder(result.training_id) / _RESULT, msgspec.json.encode(result))
+        write(self.folder(result.training_id) / _RESULT, msgspec.json.encode(result))
 
 
 def _identity(request: training.TrainingRequest) -> bytes:
@@ -54,7 +54,7 @@ def _identity(request: training.TrainingRequest) -> bytes:
     return msgspec.json.encode(same)
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
+def write(path: pathlib.Path, content: bytes) -> None:
     """Write a file that survives a crash whole or not at all."""
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     with draft.open("wb") as file:

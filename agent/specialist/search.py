@@ -12,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from agent.specialist import faults, trials
+from agent.specialist import faults
 from protocol import training
+from stages.frameworks import base
 
 DEFAULT_BATCH = 4
 """Candidates asked together where the request does not say; not the number of CPUs, since the
@@ -112,7 +113,7 @@ class Search:
             return value
         return msgspec.json.decode(value)
 
-    def tell(self, candidate: Candidate, verdict: trials.Verdict) -> None:
+    def tell(self, candidate: Candidate, verdict: base.Verdict) -> None:
         """Keep what became of a candidate."""
         import optuna
 
@@ -126,16 +127,16 @@ class Search:
             state = states.PRUNED if verdict.state == "pruned" else states.FAIL
             self._study.tell(candidate.number, state=state)
 
-    def finished(self, before: int | None = None) -> list[tuple[Candidate, trials.Verdict]]:
+    def finished(self, before: int | None = None) -> list[tuple[Candidate, base.Verdict]]:
         """Give the finished candidates in order, or only those numbered below `before`."""
         done = [t for t in self._study.get_trials(deepcopy=False) if _VERDICT in t.user_attrs]
         return [
-            (self._candidate(t), msgspec.convert(t.user_attrs[_VERDICT], trials.Verdict))
+            (self._candidate(t), msgspec.convert(t.user_attrs[_VERDICT], base.Verdict))
             for t in done
             if t.state.is_finished() and (before is None or t.number < before)
         ]
 
-    def best(self, before: int | None = None) -> tuple[Candidate, trials.Verdict] | None:
+    def best(self, before: int | None = None) -> tuple[Candidate, base.Verdict] | None:
         """Give the best candidate; of equal ones the first."""
         complete = [p for p in self.finished(before) if p[1].state == "complete"]
         return max(complete, key=lambda p: (p[1].mean, -p[0].number), default=None)

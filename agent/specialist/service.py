@@ -13,6 +13,8 @@ import structlog
 from agent.artifacts import objects
 from agent.specialist import faults, jobs, results, trials
 from protocol import problems, subjects, training
+from stages import kit
+from stages.frameworks import adapters
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -23,7 +25,6 @@ log = structlog.get_logger(__name__)
 QUEUE = "ml-training-specialist"
 HEARTBEAT_S = 2.0
 """Well under the 5 s that the contract allows."""
-FRAMEWORKS = ("sklearn", "lightgbm", "xgboost")
 MSGPACK = "application/msgpack"
 _ID = re.compile(rb'training_id"?\W{0,4}([A-Za-z0-9_-]{1,64})')
 
@@ -166,5 +167,7 @@ def _malformed(error: msgspec.DecodeError) -> problems.Problem:
 
 
 def _check_framework(request: training.TrainingRequest) -> None:
-    if request.framework not in FRAMEWORKS:
-        raise faults.UnknownName("framework", request.framework, FRAMEWORKS, "$.framework")
+    try:
+        adapters.named(request.framework)
+    except kit.StageFault as fault:
+        raise faults.Refused(fault) from fault

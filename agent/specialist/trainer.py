@@ -1,4 +1,4 @@
-"""Owns the course of one training: prepare, search, fit; the work itself is done on Ray."""
+"""Owns the course of one training: prepare, judge candidates, fit; the work is done on Ray."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.specialist import faults, search, trials, workers
+from agent.specialist import checkpoints, faults, search, trials, workers
 from protocol import training
+from stages.frameworks import base
 
 Tell = Callable[[float | None, str, training.Trial | None, dict[str, float]], None]
 
@@ -28,7 +29,8 @@ class Trainer:
         self._folder = folder
         self._place = place
         self._tell = tell
-        self._workers = workers.Workers(request.cpu)
+        self._workers = workers.Workers(request.cpu, request.gpu)
+        self._checkpoints = checkpoints.Checkpoints(folder)
 
     async def train(self) -> training.TrainingResult:
         """Train within the deadline; whatever happens, nothing runs on afterwards."""
@@ -46,6 +48,10 @@ class Trainer:
         """Kill what runs; tell whether it is known to have ended."""
         return await self._workers.stop()
 
+    async def forget(self) -> None:
+        """Drop what lets the training go on: its result is kept."""
+        await self._checkpoints.clear()
+
     async def _train(self, started: float) -> training.TrainingResult:
         search.check(self._request.search)
         self._tell(None, "reading and checking the data", None, {})
@@ -60,7 +66,7 @@ class Trainer:
             await asyncio.to_thread(plan.close)
 
     async def _searched(
-        self, plan: search.Search, setup: trials.Setup, table: Any, started: float
+        self, plan: search.Search, setup: base.Setup, table: Any, started: float
     ) -> training.TrainingResult:
         while batch := await asyncio.to_thread(plan.next_batch):
             floor = await asyncio.to_thread(plan.floor, batch)
@@ -70,9 +76,11 @@ class Trainer:
         if best is None:
             raise faults.AllTrialsFailed(finished[0][1].error if finished else "none was tried")
         candidate, verdict = best
-        self._tell(0.95, "fitting the best candidate on all rows", None, verdict.metrics)
+        self._tell(0.95, "fitting the best candidate", None, verdict.metrics)
+        checkpoint = await self._checkpoints.get(candidate.number)
+        chosen = trials.Chosen(candidate.params, verdict.metrics, checkpoint)
         model = await self._workers.call(
-            trials.fit, setup, table, candidate.params, verdict.metrics, self._place
+            trials.fit, self._request, setup, table, chosen, self._place
         )
         return training.TrainingResult(
             training_id=self._request.training_id,
@@ -87,7 +95,7 @@ class Trainer:
     async def _try_batch(
         self,
         plan: search.Search,
-        setup: trials.Setup,
+        setup: base.Setup,
         table: Any,
         batch: list[search.Candidate],
         floor: float | None,
@@ -102,20 +110,46 @@ class Trainer:
     async def _try(
         self,
         plan: search.Search,
-        setup: trials.Setup,
+        setup: base.Setup,
         table: Any,
         candidate: search.Candidate,
         floor: float | None,
     ) -> None:
-        verdict = await self._workers.call(trials.score, setup, table, candidate.params, floor)
+        verdict = await self._judged(plan, setup, table, candidate, floor)
         await asyncio.to_thread(plan.tell, candidate, verdict)
         trial = summary(candidate, verdict)
-        fraction = 0.95 * (candidate.number + 1) / plan.total
         message = f"trial {candidate.number + 1} of {plan.total}: {trial.state}"
-        self._tell(fraction, message, trial, verdict.metrics)
+        self._tell(_fraction(plan, candidate, 1.0), message, trial, verdict.metrics)
+
+    async def _judged(
+        self,
+        plan: search.Search,
+        setup: base.Setup,
+        table: Any,
+        candidate: search.Candidate,
+        floor: float | None,
+    ) -> base.Verdict:
+        """Have a candidate judged, from its last checkpoint on; what it tells is told on."""
+
+        async def args() -> tuple[Any, ...]:
+            checkpoint = await self._checkpoints.get(candidate.number)
+            return setup, table, candidate.params, floor, checkpoint
+
+        async def hear(step: base.Step) -> None:
+            if step.checkpoint is not None:
+                await self._checkpoints.put(candidate.number, step.checkpoint)
+            message = f"trial {candidate.number + 1} of {plan.total}: {step.message}"
+            self._tell(_fraction(plan, candidate, step.fraction), message, None, step.metrics)
+
+        verdict: base.Verdict = await self._workers.follow(trials.score, args, hear)
+        return verdict
 
 
-def summary(candidate: search.Candidate, verdict: trials.Verdict) -> training.Trial:
+def _fraction(plan: search.Search, candidate: search.Candidate, part: float) -> float:
+    return 0.95 * (candidate.number + part) / plan.total
+
+
+def summary(candidate: search.Candidate, verdict: base.Verdict) -> training.Trial:
     """Give a finished candidate as it is reported."""
     return training.Trial(
         number=candidate.number,

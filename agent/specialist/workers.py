@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from agent.specialist import faults
@@ -13,6 +13,8 @@ from agent.specialist import faults
 ATTEMPTS = 3
 """How often a task is started whose worker dies."""
 STOP_WAIT_S = 10.0
+AHEAD = 2
+"""How many unread yields a generator is ahead at most."""
 
 
 @functools.cache
@@ -26,17 +28,36 @@ def _remote(function: Callable[..., Any]) -> Any:
 class Workers:
     """Runs functions on Ray; knows all that is still running."""
 
-    def __init__(self, cpu: float) -> None:
-        self._cpu = cpu
+    def __init__(self, cpu: float, gpu: float = 0.0) -> None:
+        self._needs = {"num_cpus": cpu, "num_gpus": gpu}
         self._live: set[Any] = set()
 
     async def call(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> Any:
         """Run a function to its end; raise its own fault, or WorkersLost after several deaths."""
+        return await self._persist(lambda: self._once(function, args, returns))
+
+    async def follow(
+        self,
+        function: Callable[..., Any],
+        args: Callable[[], Awaitable[tuple[Any, ...]]],
+        hear: Callable[[Any], Awaitable[None]],
+    ) -> Any:
+        """Run a generator function to its end; give what it yields last, and tell the rest.
+
+        `args` is asked again for each try, so that one goes on from what the last one told.
+        """
+
+        async def once() -> Any:
+            return await self._follow(function, await args(), hear)
+
+        return await self._persist(once)
+
+    async def _persist(self, once: Callable[[], Awaitable[Any]]) -> Any:
         import ray
 
         for _ in range(ATTEMPTS):
             try:
-                return await self._once(function, args, returns)
+                return await once()
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                 lost = error
             except ray.exceptions.OutOfMemoryError as error:
@@ -49,21 +70,48 @@ class Workers:
         raise faults.WorkersLost(msg) from lost
 
     async def _once(self, function: Callable[..., Any], args: tuple[Any, ...], returns: int) -> Any:
-        task = _remote(function).options(
-            num_cpus=self._cpu, max_retries=0, num_returns=returns, name=function.__name__
-        )
-        refs = task.remote(*args)
+        refs = self._task(function, num_returns=returns).remote(*args)
         first = refs[0] if returns > 1 else refs
-        self._live.add(first)
-        try:
+        async with self._alive(first):
             value = await first
+        return (value, *refs[1:]) if returns > 1 else value
+
+    async def _follow(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        hear: Callable[[Any], Awaitable[None]],
+    ) -> Any:
+        # Without a bound, checkpoints would pile up where whoever hears is slower than the worker.
+        task = self._task(
+            function, num_returns="streaming", _generator_backpressure_num_objects=AHEAD
+        )
+        told = task.remote(*args)
+        last: Any = None
+        async with self._alive(told.completed()):
+            async for ref in told:
+                if last is not None:
+                    await hear(last)
+                last = await ref
+        return last
+
+    def _task(self, function: Callable[..., Any], **options: Any) -> Any:
+        return _remote(function).options(
+            max_retries=0, name=function.__name__, **self._needs, **options
+        )
+
+    @contextlib.asynccontextmanager
+    async def _alive(self, ref: Any) -> AsyncIterator[None]:
+        """Count a task among the running ones, until it is known to have ended."""
+        self._live.add(ref)
+        try:
+            yield
         except asyncio.CancelledError:
             raise  # still live: `stop` ends it
         except BaseException:
-            self._live.discard(first)
+            self._live.discard(ref)
             raise
-        self._live.discard(first)
-        return (value, *refs[1:]) if returns > 1 else value
+        self._live.discard(ref)
 
     async def stop(self) -> bool:
         """Kill every running task; tell whether all of them are known to have ended."""

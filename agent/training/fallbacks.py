@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from agent.artifacts import store
 from agent.run import effects
-from agent.specialist import estimators
 from agent.training import requests
 from protocol import artifacts
 from stages import models, values
+from stages.frameworks import adapters
 from stages.register import champions
 from stages.training import model
 
@@ -46,7 +46,7 @@ def _baseline(
 
     stage, ref = asked
     table = values.Table.load(kept.path(ref))
-    classifier = estimators.is_classifier(estimators.named(stage.model))
+    classifier = adapters.named(stage.framework).natural_task(stage.model) == "classification"
     estimator = dummy.DummyClassifier() if classifier else dummy.DummyRegressor()
     frame = table.pandas()
     estimator.fit(frame.drop(columns=[stage.target]), frame[stage.target])

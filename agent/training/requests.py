@@ -61,6 +61,7 @@ def build(work: effects.Work, artifacts_uri: str, now: dt.datetime) -> training.
         artifacts_uri=artifacts_uri,
         seed=work.seed,
         cpu=work.resources.cpu,
+        gpu=work.resources.gpu,
         deadline_s=seconds,
         epoch=work.epoch,
         run_id=work.key.run_id,

@@ -49,7 +49,7 @@ class CrossValidation(kit.Stage, frozen=True):
         card = model.card
         target = predictions.target(table, card.target, card.task)
         frame = table.pandas()[[column.name for column in card.columns]]
-        blank = _without_memory(base.clone(model.estimator()))
+        blank = _without_memory(model.blank())
         rows = []
         for train, test in self._splits(card.task, target, context.seed):
             context.progress(len(rows) / self.folds, f"fold {len(rows) + 1} of {self.folds}")

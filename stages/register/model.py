@@ -11,8 +11,6 @@ from stages.register import champions, claims
 
 ALIASES_TAG = "mlpm.aliases"
 """On a version: which aliases it got when it was registered. They are given once."""
-SAFE = "skops"
-"""MLflow's serialization format; cloudpickle and pickle are never used."""
 
 
 @kit.stage("register.model", effects=True, libraries=("mlflow",))
@@ -184,25 +182,8 @@ def _log(
     model.save(archive)
     registry.log_artifact(run_id, str(archive), "archive")
     flavour = context.workdir / "mlflow-model"
-    _save_flavour(model, flavour)
+    model.export(flavour, _signature(model))
     registry.log_artifacts(run_id, str(flavour), "model")
-
-
-def _save_flavour(model: models.Model, path: pathlib.Path) -> None:
-    """Write the folder that MLflow's own tools read: skops, with a signature."""
-    import mlflow.sklearn
-    import skops.io
-
-    unknown = skops.io.get_untrusted_types(data=model.payload)
-    requirements = [f"{name}=={version}" for name, version in model.card.libraries.items()]
-    mlflow.sklearn.save_model(
-        model.estimator(),
-        path,
-        serialization_format=SAFE,
-        skops_trusted_types=unknown,
-        signature=_signature(model),
-        pip_requirements=requirements or ["scikit-learn"],
-    )
 
 
 def _signature(model: models.Model) -> Any:

@@ -23,8 +23,8 @@ from sklearn import linear_model
 
 from agent.artifacts import store
 from agent.audit import pickles
-from agent.specialist import estimators
 from stages import kit, models, skops_files, values
+from stages.frameworks import estimators
 from stages.register import champions, model
 from tests.stages import fitted
 
@@ -44,8 +44,8 @@ LOADERS = {
 IMPORTERS = {
     "agent/execution/worker.py",  # modules that the operator names
     "agent/catalog.py",  # the same
-    "agent/specialist/estimators.py",  # from its own list
     "stages/features/encoders.py",  # from its own list
+    "stages/frameworks/estimators.py",  # from its own list
     "stages/registry.py",  # our own folders, and entry points of what is installed
     "stages/skops_files.py",  # classes of trusted packages alone
     "stages/ingest/arrow_sessions.py",  # ADBC's drivers, by a name without dots

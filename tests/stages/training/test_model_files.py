@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pathlib
 import pickle
+import zipfile
 
+import msgspec
 import pytest
 import skops.io
 from sklearn import ensemble, preprocessing
 
 from stages import models, skops_files
+from stages.frameworks import faults
 from tests.stages import fitted
 
 CARD = models.ModelCard("sklearn", "x", "classification", "y", [])
@@ -69,3 +72,34 @@ def test_a_pickle_is_not_a_model(tmp_path):
 def test_a_pickle_as_weights_is_refused():
     with pytest.raises(models.UntrustedModel, match="not a skops file"):
         models.Model(CARD, pickle.dumps({"a": 1})).estimator()
+
+
+def test_weights_that_are_not_those_of_the_card_are_refused(tmp_path):
+    fitted.wine_model().save(tmp_path / "m")
+    with zipfile.ZipFile(tmp_path / "m") as archive:
+        card = archive.read(models.CARD)
+    with zipfile.ZipFile(tmp_path / "other", "w") as archive:
+        archive.writestr(models.CARD, card)
+        archive.writestr(models.SKOPS, fitted.wine_model(0.5).payload)
+    with pytest.raises(models.UntrustedModel, match="digest"):
+        models.Model.load(tmp_path / "other")
+
+
+def test_a_model_of_an_unknown_framework_is_refused():
+    card = msgspec.structs.replace(CARD, framework="cobol")
+    with pytest.raises(models.UntrustedModel, match="no framework 'cobol'"):
+        models.Model(card, b"").estimator()
+
+
+def test_a_model_of_another_major_version_says_what_to_do():
+    model = fitted.wine_model()
+    card = msgspec.structs.replace(model.card, libraries={"scikit-learn": "0.24.2"})
+    with pytest.raises(faults.OtherVersion, match=r"scikit-learn 0\.24\.2") as raised:
+        models.Model(card, model.payload).estimator()
+    assert "train it anew" in raised.value.hint
+
+
+def test_a_model_of_another_minor_version_is_loaded():
+    model = fitted.wine_model()
+    card = msgspec.structs.replace(model.card, libraries={"scikit-learn": "1.0.0"})
+    assert models.Model(card, model.payload).estimator()

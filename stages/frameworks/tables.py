@@ -1,13 +1,10 @@
-"""Owns the training data as the specialist sees it: read, checked, split into X and y."""
+"""Owns the training data as frameworks see it: checked, split into X and y."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from agent.specialist import estimators, faults
-from protocol import training
+from stages.frameworks import base, faults
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,28 +13,25 @@ if TYPE_CHECKING:
 NAMED_AT_MOST = 5
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """What the checks found, small enough to travel back to the event loop."""
+def check(
+    framework: base.Framework, lesson: base.Lesson, table: pa.Table, only: str | None = None
+) -> base.Facts:
+    """Check that the table can be learned from; raise a kit.StageFault that says why not.
 
-    task: training.Task
-    rows: int
-    columns: list[tuple[str, str]]
-    """Name and Arrow type of each column the model takes."""
-    classes: list[Any] = []
-
-
-def check(request: training.TrainingRequest, table: pa.Table) -> Facts:
-    """Check that the table can be learned from; raise a TrainingFault that says why not."""
-    _check_columns(request, table)
-    task = _task(request, table)
-    _check_target(request, table, task)
-    taken = [f for f in table.schema if f.name not in {request.target, request.validation.group}]
+    The model takes every column beside target and group, or the one that is named.
+    """
+    _check_columns(lesson, table)
+    task = _task(framework.natural_task(lesson.model), lesson, table)
+    _check_target(lesson, table, task)
+    others = [f for f in table.schema if f.name not in {lesson.target, lesson.group}]
+    taken = [f for f in others if only in {None, f.name}]
     if not taken:
-        raise faults.UnusableData("the table has no column beside the target", path="$.target")
+        wanted = "column beside the target" if only is None else f"column {only!r} to learn from"
+        raise faults.UnusableData(f"the table has no {wanted}", path="$.target")
     _check_finite(table, [f.name for f in taken])
-    _check_rows(request, table)
-    classes = sorted(table[request.target].unique().to_pylist(), key=_order)
-    return Facts(
+    _check_rows(lesson, table)
+    classes = sorted(table[lesson.target].unique().to_pylist(), key=_order)
+    return base.Facts(
         task=task,
         rows=table.num_rows,
         columns=[(f.name, str(f.type)) for f in taken],
@@ -49,27 +43,27 @@ def _order(value: Any) -> Any:
     return value if isinstance(value, (int, float)) else str(value)
 
 
-def _check_columns(request: training.TrainingRequest, table: pa.Table) -> None:
-    if request.target not in table.column_names:
-        raise faults.UnknownName("column", request.target, table.column_names, "$.target")
-    group = request.validation.group
+def _check_columns(lesson: base.Lesson, table: pa.Table) -> None:
+    if lesson.target not in table.column_names:
+        raise faults.UnknownName("column", lesson.target, table.column_names, "$.target")
+    group = lesson.group
     if group is not None and group not in table.column_names:
         raise faults.UnknownName("column", group, table.column_names, "$.validation.group")
-    if request.validation.scheme == "group" and group is None:
+    if lesson.scheme == "group" and group is None:
         msg = "the group scheme needs the name of the group column"
         raise faults.BadRequest(msg, path="$.validation.group")
 
 
-def _task(request: training.TrainingRequest, table: pa.Table) -> training.Task:
-    classifier = estimators.is_classifier(estimators.named(request.model))
-    task = request.task or ("classification" if classifier else "regression")
+def _task(natural: base.Task, lesson: base.Lesson, table: pa.Table) -> base.Task:
+    classifier = natural == "classification"
+    task = lesson.task or natural
     if classifier != (task == "classification"):
         kind = "classifier" if classifier else "regressor"
-        msg = f"{request.model} is a {kind}, but the task is {task}"
+        msg = f"{lesson.model} is a {kind}, but the task is {task}"
         raise faults.BadRequest(msg, path="$.task")
-    if not classifier and not _numeric(table, request.target):
-        found = table.schema.field(request.target).type
-        msg = f"the target {request.target!r} is {found}, but a {task} needs numbers"
+    if not classifier and not _numeric(table, lesson.target):
+        found = table.schema.field(lesson.target).type
+        msg = f"the target {lesson.target!r} is {found}, but a {task} needs numbers"
         hint = "take a classifier, or turn the column into numbers"
         raise faults.UnusableData(msg, path="$.target", hint=hint)
     return task
@@ -84,8 +78,8 @@ def _numeric(table: pa.Table, name: str) -> bool:
     )
 
 
-def _check_target(request: training.TrainingRequest, table: pa.Table, task: str) -> None:
-    target = request.target
+def _check_target(lesson: base.Lesson, table: pa.Table, task: str) -> None:
+    target = lesson.target
     missing = table[target].null_count + _not_finite(table, target)
     if missing:
         msg = f"the target {target!r} is missing, NaN or infinite in {missing} rows"
@@ -126,22 +120,28 @@ def _infinite(table: pa.Table, name: str) -> bool:
     return _floating(table, name) and bool(compute.any(compute.is_inf(table[name])).as_py())
 
 
-def _check_rows(request: training.TrainingRequest, table: pa.Table) -> None:
-    folds = request.validation.folds
+def _check_rows(lesson: base.Lesson, table: pa.Table) -> None:
+    folds = lesson.folds
     if table.num_rows < 2 * folds:
         msg = f"{table.num_rows} rows are too few for {folds} folds"
         hint = "give more rows or fewer folds"
         raise faults.UnusableData(msg, path="$.validation.folds", hint=hint)
 
 
-def split(
-    request: training.TrainingRequest, facts: Facts, table: pa.Table
-) -> tuple[pd.DataFrame, Any, Any]:
+def split(lesson: base.Lesson, facts: base.Facts, table: pa.Table) -> tuple[pd.DataFrame, Any, Any]:
     """Give features as a data frame, the target and the groups (None without) as arrays."""
     frame = table.select([name for name, _ in facts.columns]).to_pandas()
-    target = table[request.target].to_pandas().to_numpy()
-    if facts.task == "classification" and target.dtype.kind not in "iub":
-        target = target.astype(object)
-    group = request.validation.group
-    groups = table[group].to_pandas().to_numpy() if group else None
-    return frame, target, groups
+    return frame, target(lesson, facts, table), groups(lesson, table)
+
+
+def target(lesson: base.Lesson, facts: base.Facts, table: pa.Table) -> Any:
+    """Give the target as an array."""
+    found = table[lesson.target].to_pandas().to_numpy()
+    if facts.task == "classification" and found.dtype.kind not in "iub":
+        found = found.astype(object)
+    return found
+
+
+def groups(lesson: base.Lesson, table: pa.Table) -> Any:
+    """Give the groups as an array; None without."""
+    return table[lesson.group].to_pandas().to_numpy() if lesson.group else None

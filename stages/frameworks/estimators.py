@@ -6,7 +6,7 @@ import functools
 import importlib
 from typing import Any
 
-from agent.specialist import faults
+from stages.frameworks import faults
 
 TAKES_OBJECTS = frozenset(
     {

@@ -5,36 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from agent.specialist import data, faults
-from protocol import training
+from stages.frameworks import base, faults
 
 
-def scheme(request: training.TrainingRequest, facts: data.Facts) -> str:
+def scheme(lesson: base.Lesson, facts: base.Facts) -> str:
     """Name the scheme: `group` where groups are given, `time` for a forecast, else by task."""
-    wanted = request.validation.scheme
+    wanted = lesson.scheme
     if wanted == "stratified" and facts.task != "classification":
         msg = "only the classes of a classification can be stratified"
         raise faults.BadRequest(msg, path="$.validation.scheme")
     if wanted != "auto":
         return wanted
-    if request.validation.group is not None:
+    if lesson.group is not None:
         return "group"
     return {"classification": "stratified", "forecast": "time"}.get(facts.task, "random")
 
 
 def splits(
-    request: training.TrainingRequest, facts: data.Facts, target: Any, groups: Any
+    lesson: base.Lesson, facts: base.Facts, target: Any, groups: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """Give (train, test) row positions of each fold; the same for the same request and data."""
-    splitter = _splitter(request, scheme(request, facts), target, groups)
+    """Give (train, test) row positions of each fold; the same for the same lesson and data."""
+    splitter = _splitter(lesson, scheme(lesson, facts), target, groups)
     return iter(splitter.split(target.reshape(-1, 1), target, groups))
 
 
-def _splitter(request: training.TrainingRequest, name: str, target: Any, groups: Any) -> Any:
+def _splitter(lesson: base.Lesson, name: str, target: Any, groups: Any) -> Any:
     import numpy as np
     from sklearn import model_selection as ms
 
-    count, seed = request.validation.folds, request.seed
+    count, seed = lesson.folds, lesson.seed
     if name == "time":
         return ms.TimeSeriesSplit(count)
     if name == "group":

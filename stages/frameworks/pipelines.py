@@ -6,9 +6,8 @@ from typing import Any
 
 import msgspec
 
-from agent.specialist import data, estimators, faults
-from protocol import training
 from stages import kit, values
+from stages.frameworks import base, estimators, faults
 
 FEATURES = "features__"
 ONE_HOT_AT_MOST = 50
@@ -16,8 +15,8 @@ ONE_HOT_AT_MOST = 50
 
 
 def build(
-    request: training.TrainingRequest,
-    facts: data.Facts,
+    lesson: base.Lesson,
+    facts: base.Facts,
     frame: Any,
     plan: values.FeaturePlan | None,
     params: dict[str, Any],
@@ -26,9 +25,9 @@ def build(
     from sklearn import pipeline
 
     own = {k: v for k, v in params.items() if not k.startswith(FEATURES)}
-    own = request.params | own
-    chosen = estimators.early_stopping(request.model, own, facts.rows, facts.task)
-    model = estimators.build(request.model, own | chosen, seed=request.seed, cpu=request.cpu)
+    own = lesson.params | own
+    chosen = estimators.early_stopping(lesson.model, own, facts.rows, facts.task)
+    model = estimators.build(lesson.model, own | chosen, seed=lesson.seed, cpu=lesson.cpu)
     features = _planned(plan, frame) if plan is not None else default_features(frame)
     whole = pipeline.Pipeline([("features", features), ("model", model)])
     return _address(whole, {k: v for k, v in params.items() if k.startswith(FEATURES)})
