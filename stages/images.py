@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
 
 Mode = Literal["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"]
 
@@ -28,13 +29,31 @@ class BadImage(Exception):
 
 def check(raw: bytes, modes: Sequence[Mode], most_pixels: int) -> None:
     """Decode an image; raise BadImage. Its size and mode are judged before it is unpacked."""
+    with _opened(raw, modes, most_pixels) as image:
+        image.load()
+
+
+def square(raw: bytes, side: int, modes: Sequence[Mode], most_pixels: int) -> Any:
+    """Decode an image, upright and in colour, to bytes of shape (3, side, side); raise BadImage."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    with _opened(raw, modes, most_pixels) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+        resized = upright.resize((side, side), Image.Resampling.BILINEAR)
+    return np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def _opened(raw: bytes, modes: Sequence[Mode], most_pixels: int) -> Iterator[Any]:
     from PIL import Image
 
     bombs = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
             _check_header(image.size, image.mode, modes, most_pixels)
-            image.load()
+            yield image
     except bombs as error:
         raise _too_large(most_pixels) from error
     except Image.UnidentifiedImageError as error:

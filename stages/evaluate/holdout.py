@@ -18,7 +18,7 @@ class Evaluated(NamedTuple):
     predictions: values.Table
 
 
-@kit.stage("evaluate.holdout", libraries=("scikit-learn",))
+@kit.stage("evaluate.holdout", libraries=("scikit-learn", "torch", "pillow"))
 class Holdout(kit.Stage, frozen=True):
     """Score a model on held-out rows against a naive baseline, with confidence intervals."""
 
@@ -95,10 +95,11 @@ def _series(
 
 
 def _table(table: values.Table, found: predictions.Predictions, naive: Any) -> values.Table:
-    """Keep the rows with their predictions beside them."""
+    """Keep the rows with their predictions beside them; without binary columns, as images."""
     import pyarrow as pa
 
-    arrow = table.arrow
+    large = [f.name for f in table.arrow.schema if pa.types.is_binary(f.type)]
+    arrow = table.arrow.drop_columns(large)
     columns = {"predicted": found.predicted, "baseline": naive}
     if found.probabilities is not None:
         for place, label in enumerate(found.classes):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from stages import cards
-from stages.frameworks import base, faults, sklearn
+from stages.frameworks import base, faults, sklearn, torch_images
 
-_ALL: tuple[base.Framework, ...] = (sklearn.Sklearn(),)
+_ALL: tuple[base.Framework, ...] = (sklearn.Sklearn(), torch_images.TorchImages())
 _BY_NAME = {name: each for each in _ALL for name in each.names}
 
 

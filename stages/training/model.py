@@ -28,7 +28,10 @@ class Search(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Validation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a candidate is scored: k folds; `time` keeps the order, `group` keeps groups whole."""
+    """How a candidate is scored: k folds; `time` keeps the order, `group` keeps groups whole.
+
+    A network is scored on one fold, and trained on the others.
+    """
 
     folds: Annotated[int, msgspec.Meta(ge=2, le=100)] = 5
     scheme: Literal["auto", "random", "stratified", "group", "time"] = "auto"
@@ -51,14 +54,23 @@ class Trained(NamedTuple):
     report: values.Report
 
 
-@kit.stage("train.model", delegated=True, libraries=("scikit-learn", "optuna", "skops"))
+@kit.stage(
+    "train.model",
+    delegated=True,
+    libraries=("scikit-learn", "optuna", "skops", "torch", "safetensors", "pillow"),
+)
 class TrainModel(kit.Stage, frozen=True):
-    """Train a model by cross-validated search, delegated to an ML-Training-Specialist."""
+    """Search for the best model of a framework, delegated to an ML-Training-Specialist.
+
+    `sklearn` judges a candidate on folds; `torch-images` on one validation part, epoch by epoch.
+    """
 
     model: str
-    """An estimator's name from the specialist's allow-list, as `HistGradientBoostingRegressor`."""
+    """A name from the framework's allow-list: an estimator, as `HistGradientBoostingRegressor`, or
+    a network, as `efficientnet-lite0`."""
     target: str
     framework: str = "sklearn"
+    """`sklearn`, `lightgbm`, `xgboost` or `torch-images`."""
     task: Literal["classification", "regression", "forecast"] | None = None
     """Inferred from the estimator where it is not given."""
     params: dict[str, Any] = {}
