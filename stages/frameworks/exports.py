@@ -19,7 +19,7 @@ def plain(
     path.mkdir(parents=True)
     (path / name).write_bytes(payload)
     (path / "model.json").write_bytes(msgspec.json.encode(card, order="sorted"))
-    lines = [f"{library}=={version}" for library, version in card.libraries.items()]
+    lines = sorted(f"{library}=={version}" for library, version in card.libraries.items())
     (path / "requirements.txt").write_text("\n".join(lines) + "\n")
     described = models.Model(signature=signature)
     described.add_flavor("safetensors", framework=card.framework, data=name, card="model.json")

@@ -203,4 +203,5 @@ def _kind(arrow: str) -> str:
         return "datetime"
     if arrow.startswith(("int", "uint")):
         return "long"
-    return {"float": "float", "double": "double", "bool": "boolean"}.get(arrow, "string")
+    kinds = {"float": "float", "double": "double", "bool": "boolean", "binary": "binary"}
+    return kinds.get(arrow, "string")

@@ -20,6 +20,7 @@ def profile(*names: str, rows: int = 1000, **more: dict[str, object]) -> dict[st
 TABLE = profile("y", "g", "a", "b")
 SERIES = profile("week", "y")
 FINDINGS = profile("rule_id", "level", "file", "message", "snippet", "suppressed")
+IMAGES = profile("image", "label", "path")
 CASES = {
     "tabular-classification": ({"uri": "a.csv", "target": "y", "group": "g"}, TABLE),
     "tabular-regression": ({"uri": ["a.csv", "b.csv"], "target": "y"}, TABLE),
@@ -28,6 +29,7 @@ CASES = {
         SERIES,
     ),
     "finding-triage": ({"uri": "a.sarif"}, FINDINGS),
+    "image-classification": ({"uri": "pictures"}, IMAGES),
 }
 
 
@@ -162,3 +164,17 @@ def test_triage_keeps_a_file_on_one_side_and_out_of_the_features():
 def test_findings_without_any_column_to_learn_from_are_refused():
     with pytest.raises(templates.InvalidTemplate, match="none of the columns"):
         design("finding-triage", data=profile("file", "suppressed"))
+
+
+def test_an_image_that_is_there_twice_is_on_one_side_of_the_split():
+    made = design("image-classification")
+    assert stage(made, "distinct").params["columns"] == ["image"]
+    assert stage(made, "split").inputs == {"table": "distinct.table"}
+
+
+def test_each_learning_rate_of_a_network_is_a_candidate_and_no_features_are_planned():
+    made = design("image-classification", learning_rates=[0.1, 0.01], network="small-cnn")
+    train = stage(made, "train")
+    assert train.params["search"]["space"] == {"learning_rate": [0.1, 0.01]}
+    assert (train.params["framework"], train.params["model"]) == ("torch-images", "small-cnn")
+    assert set(train.inputs) == {"train"}

@@ -13,9 +13,12 @@ import pytest
 import safetensors.numpy
 import torch
 
+from agent.audit import pickles
 from stages import cards, kit, models, values
 from stages.evaluate import cross_validation, holdout
 from stages.frameworks import adapters, base, faults, networks, pictures, pretrained
+from stages.register import champions
+from stages.register import model as registering
 from tests.stages.frameworks import digits
 
 TRAIN = digits.table(range(120), side=16)
@@ -255,6 +258,21 @@ def test_a_model_is_scored_on_held_out_images(model, tmp_path):
 def test_an_image_that_cannot_be_decoded_is_named_when_a_model_is_to_predict_it(model):
     with pytest.raises(faults.BadImages, match="row 1: it is neither"):
         model.estimator().predict(spoilt(r1=b"text").pandas())
+
+
+def test_a_registered_network_is_safetensors_alone_and_its_champion_predicts(model, tmp_path):
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (tmp_path / "work").mkdir()
+    context = kit.Context(workdir=tmp_path / "work", services=kit.Services(tracking_uri=uri))
+    registering.RegisterModel(name="digits").run(model, None, context)
+    files = [path for path in (tmp_path / "mlflow-artifacts").rglob("*") if path.is_file()]
+    assert {"model.safetensors", "MLmodel", "model.json"} <= {path.name for path in files}
+    for path in files:
+        with path.open("rb") as file:
+            assert not pickles.reasons(file, str(path))
+    champion = champions.champion(uri, "digits").model
+    frame = TRAIN.pandas()
+    assert (champion.estimator().predict(frame) == model.estimator().predict(frame)).all()
 
 
 def test_a_network_is_not_fitted_anew_on_folds(model, tmp_path):
