@@ -2,7 +2,7 @@
 
 A person runs it once for new weights and looks at the result:
 
-    python scripts/lay_out_weights.py DISTRIBUTION PATH-IN-IT NETWORK
+    python scripts/lay_out_weights.py DISTRIBUTION PATH-IN-IT EXTRA NETWORK
 
 The file's own pickle is read here with three harmless names allowed; at run time only bytes at
 known places are read, of a file whose digest is known.
@@ -68,7 +68,7 @@ def layout(raw: bytes) -> dict[str, list[Any]]:
 
 def main() -> None:
     """Write the layout beside the others."""
-    distribution, path, network = sys.argv[1:]
+    distribution, path, extra, network = sys.argv[1:]
     raw = pathlib.Path(
         str(importlib.metadata.distribution(distribution).locate_file(path))
     ).read_bytes()
@@ -78,8 +78,9 @@ def main() -> None:
         "version": importlib.metadata.version(distribution),
         "path": path,
         "sha256": hashlib.sha256(raw).hexdigest(),
+        "extra": extra,
     }
-    text = json.dumps(head)[:-1] + f', "tensors": {{\n{tensors}\n}}}}\n'
+    text = f'{{"file": {json.dumps(head)}, "tensors": {{\n{tensors}\n}}}}\n'
     (FOLDER / f"{network}.json").write_text(text)
 
 

@@ -109,8 +109,8 @@ def run(
     `actual` holds the positions of the validation rows' classes.
     """
     progress, best = Progress(), learner.weights()
-    if checkpoint is not None:
-        progress, now, best, state = _unpack(checkpoint)
+    if checkpoint is not None and (kept := _unpacked(checkpoint)) is not None:
+        progress, now, best, state = kept
         learner.restore(now, state)
     while not _done(progress, pace):
         loss = _epoch(learner, progress, setup, actual)
@@ -199,13 +199,15 @@ def fitted(
     checkpoint: bytes | None,
     details: dict[str, Any],
 ) -> base.Fitted:
-    """Give the best epoch of a candidate; one without a checkpoint is trained first."""
+    """Give the best epoch of a candidate; one whose checkpoint is lost is trained again."""
     import safetensors.numpy
 
-    for step in () if checkpoint is not None else score():
-        checkpoint = step.checkpoint if isinstance(step, base.Step) else checkpoint
-    assert checkpoint is not None
-    _, _, best, _ = _unpack(checkpoint)
+    kept = None if checkpoint is None else _unpacked(checkpoint)
+    for step in () if kept is not None else score():
+        if isinstance(step, base.Step) and step.checkpoint is not None:
+            kept = _unpacked(step.checkpoint)
+    assert kept is not None
+    _, _, best, _ = kept
     return base.Fitted(safetensors.numpy.save(best), details)
 
 
@@ -222,13 +224,17 @@ def _pack(progress: Progress, learner: Learner, best: Arrays) -> bytes:
     return safetensors.numpy.save(arrays, metadata={"progress": told})
 
 
-def _unpack(checkpoint: bytes) -> tuple[Progress, Arrays, Arrays, Arrays]:
+def _unpacked(checkpoint: bytes) -> tuple[Progress, Arrays, Arrays, Arrays] | None:
+    """Read a checkpoint; None if it is damaged, so that the training is begun anew."""
     import safetensors.numpy
 
-    size = int.from_bytes(checkpoint[:8], "little")
-    header = msgspec.json.decode(checkpoint[8 : 8 + size])
-    progress = msgspec.json.decode(header["__metadata__"]["progress"], type=Progress)
-    arrays = safetensors.numpy.load(checkpoint)
+    try:
+        arrays = safetensors.numpy.load(checkpoint)
+        size = int.from_bytes(checkpoint[:8], "little")
+        header = msgspec.json.decode(checkpoint[8 : 8 + size])
+        progress = msgspec.json.decode(header["__metadata__"]["progress"], type=Progress)
+    except (safetensors.SafetensorError, msgspec.MsgspecError, KeyError):
+        return None
     now, best, state = (
         {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
         for prefix in (_NOW, _BEST, _STATE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from stages.frameworks import faults, pretrained
+from stages.frameworks import faults, packaged
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,23 +66,20 @@ def named(name: str) -> Network:
         raise faults.UnknownName("image network", name, NETWORKS, "$.model") from None
 
 
-def build(name: str, classes: int, side: int) -> Any:
-    """Make a network with random weights."""
-    return named(name).build(classes, side)
-
-
 def body(name: str, network: Any) -> list[Any]:
     """List the parts of a network that are not its head."""
     head = named(name).head
     return [part for called, part in network.named_children() if called != head]
 
 
-def transfer(name: str, network: Any) -> None:
-    """Give a network pretrained weights, but for its head: that is for other classes."""
+def transfer(name: str, network: Any) -> str:
+    """Give a network pretrained weights, but for its head; name the package they are from."""
     import torch
 
     head = f"{named(name).head}."
-    known = {key: torch.from_numpy(array) for key, array in pretrained.read(name).items()}
+    layout = packaged.layout(name)
+    known = {key: torch.from_numpy(array) for key, array in packaged.tensors(layout).items()}
     own = network.state_dict()
     own |= {key: tensor for key, tensor in known.items() if not key.startswith(head)}
     network.load_state_dict(own)
+    return layout.file.source

@@ -34,8 +34,9 @@ class Variation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Pictures:
     """A column of encoded images, as squares of pixels: bytes of shape (rows, 3, side, side)."""
 
-    def __init__(self, column: pa.ChunkedArray, side: int) -> None:
+    def __init__(self, column: pa.ChunkedArray, name: str, side: int) -> None:
         self._column = column
+        self._name = name
         self._side = side
         self._kept: dict[int, Any] | None = {}
         if len(column) * 3 * side * side > KEPT_BYTES:
@@ -56,25 +57,24 @@ class Pictures:
                 self._column[row].as_py() or b"", self._side, MODES, images.MOST_PIXELS
             )
         except images.BadImage as error:
-            raise faults.BadImages("image", [(f"row {row}", error.reason)]) from error
+            raise faults.BadImages(self._name, [(f"row {row}", error.reason)]) from error
         if self._kept is not None:
             self._kept[row] = found
         return found
 
 
-def check(table: pa.Table, column: str) -> None:
+def check(column: pa.ChunkedArray, name: str, rows: list[str]) -> None:
     """Decode every image of a column. Raises faults.BadImages, which names those that are bad."""
-    if bad := list(_bad(table, column)):
-        raise faults.BadImages(column, bad)
+    if bad := list(_bad(column, rows)):
+        raise faults.BadImages(name, bad)
 
 
-def _bad(table: pa.Table, column: str) -> Iterator[tuple[str, str]]:
-    names = table["path"] if "path" in table.column_names else None
-    for row, raw in enumerate(table[column]):
+def _bad(column: pa.ChunkedArray, rows: list[str]) -> Iterator[tuple[str, str]]:
+    for row, raw in zip(rows, column, strict=True):
         try:
             images.check(raw.as_py() or b"", MODES, images.MOST_PIXELS)
         except images.BadImage as error:
-            yield repr(names[row].as_py()) if names else f"row {row}", error.reason
+            yield row, error.reason
 
 
 def vary(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 
@@ -13,6 +13,8 @@ from stages.frameworks import epochs
 if TYPE_CHECKING:
     import torch
 
+POOL = 20
+"""Batches among whose rows those of like length are looked for."""
 Batch = Annotated[int, msgspec.Meta(ge=4, le=65_536)]
 
 
@@ -29,29 +31,38 @@ class Settings(epochs.Pace, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """bfloat16 where a GPU has it; never on a CPU."""
 
 
+class Inputs(Protocol):
+    """The rows of a table as a network takes them."""
+
+    lengths: Any
+    """Of each row, where they differ: rows of like length are put into one batch."""
+
+    def logits(
+        self, network: torch.nn.Module, rows: Any, generator: torch.Generator | None
+    ) -> torch.Tensor:
+        """Run the network on rows, varied by the generator in training."""
+
+
 class Learner:
     """Trains one network. Equal seeds train equally on a CPU, also across a restart."""
 
     def __init__(
         self,
         network: torch.nn.Module,
-        body: list[torch.nn.Module],
-        logits: Callable[[Any, torch.Generator | None], torch.Tensor],
+        inputs: Inputs,
         parts: epochs.Parts,
         *,
+        body: list[torch.nn.Module],
         settings: Settings,
         seed: int,
     ) -> None:
-        """Take a network whose `body` is frozen at the start.
-
-        `logits` runs it on these rows, varied by the generator in training.
-        """
+        """Take a network whose `body` is frozen at the start."""
         import torch
 
         self._network = network
-        self._body = body
-        self._logits = logits
+        self._inputs = inputs
         self._parts = parts
+        self._body = body
         self._settings = settings
         self._seed = seed
         self._device = device()
@@ -69,9 +80,9 @@ class Learner:
         generator = torch.Generator().manual_seed(_mixed(self._seed, number))
         self._set_mode(number)
         total = 0.0
-        for rows in self._batches(self._shuffled(generator)):
+        for rows in self._drawn(generator):
             with self._precision():
-                found = self._logits(rows, generator)
+                found = self._inputs.logits(self._network, rows, generator)
                 loss = functional.cross_entropy(found.float(), self._codes[rows])
             self._optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -91,17 +102,23 @@ class Learner:
             part.train(not frozen)  # a frozen part keeps its running statistics, too
             part.requires_grad_(not frozen)
 
-    def _shuffled(self, generator: torch.Generator) -> Any:
+    def _drawn(self, generator: torch.Generator) -> Iterator[Any]:
+        """Give the training rows in batches, in another order each time."""
+        import numpy as np
         import torch
 
+        size = self._settings.batch_size
         order = torch.randperm(len(self._parts.train), generator=generator)
-        return self._parts.train[order.numpy()]
-
-    def _batches(self, rows: Any) -> Iterator[Any]:
-        """Cut rows into batches of nearly equal size: batch statistics need more than one row."""
-        import numpy as np
-
-        yield from np.array_split(rows, math.ceil(len(rows) / self._settings.batch_size))
+        rows = self._parts.train[order.numpy()]
+        lengths = self._inputs.lengths
+        if lengths is None:
+            yield from cut(rows, size)
+            return
+        pools = cut(rows, size * POOL)
+        sort = (pool[np.argsort(lengths[pool], kind="stable")] for pool in pools)
+        batches = [batch for pool in sort for batch in cut(pool, size)]
+        for place in torch.randperm(len(batches), generator=generator).tolist():
+            yield batches[place]
 
     def _precision(self) -> Any:
         import torch
@@ -112,13 +129,8 @@ class Learner:
 
     def probabilities(self) -> Any:
         """Predict the validation rows."""
-        import numpy as np
-
-        self._network.eval()
-        found = [
-            probabilities(self._logits, rows) for rows in self._batches(self._parts.validation)
-        ]
-        return np.concatenate(found)
+        size = self._settings.batch_size
+        return probabilities(self._network.eval(), self._inputs, self._parts.validation, size)
 
     def weights(self) -> epochs.Arrays:
         """Copy the network's weights."""
@@ -151,12 +163,23 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def probabilities(logits: Callable[[Any, torch.Generator | None], torch.Tensor], rows: Any) -> Any:
+def cut(rows: Any, size: int) -> list[Any]:
+    """Cut rows into parts of nearly equal size: statistics of a batch need more than one row."""
+    import numpy as np
+
+    return np.array_split(rows, math.ceil(len(rows) / size))
+
+
+def probabilities(network: torch.nn.Module, inputs: Inputs, rows: Any, size: int) -> Any:
     """Predict rows with a network in evaluation mode: an array of rows and classes."""
+    import numpy as np
     import torch
 
+    sort = np.arange(len(rows)) if inputs.lengths is None else np.argsort(inputs.lengths[rows])
     with torch.inference_mode():
-        return logits(rows, None).double().softmax(dim=1).cpu().numpy()
+        found = [inputs.logits(network, part, None) for part in cut(rows[sort], size)]
+    sorted_ones = torch.cat(found).double().softmax(dim=1).cpu().numpy()
+    return sorted_ones[np.argsort(sort)]
 
 
 def _array(tensor: torch.Tensor) -> Any:

