@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from agent import parameters
-from agent.templates import base, forecast, images, profiles, tabular, triage
+from agent.templates import base, forecast, networks, profiles, tabular, triage
 from protocol import codec, commands, pipelines, problems
 
 TEMPLATES: Mapping[str, type[base.Template]] = {
@@ -18,7 +18,8 @@ TEMPLATES: Mapping[str, type[base.Template]] = {
     "tabular-regression": tabular.Regression,
     "time-series-forecast": forecast.Forecast,
     "finding-triage": triage.Triage,
-    "image-classification": images.ImageClassification,
+    "image-classification": networks.Images,
+    "text-classification": networks.Texts,
 }
 
 

@@ -18,7 +18,9 @@ class Evaluated(NamedTuple):
     predictions: values.Table
 
 
-@kit.stage("evaluate.holdout", libraries=("scikit-learn", "torch", "pillow"))
+@kit.stage(
+    "evaluate.holdout", libraries=("scikit-learn", "torch", "pillow", "tokenizers", "transformers")
+)
 class Holdout(kit.Stage, frozen=True):
     """Score a model on held-out rows against a naive baseline, with confidence intervals."""
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from stages import cards
-from stages.frameworks import base, faults, sklearn, torch_images
+from stages.frameworks import base, faults, sklearn, torch_images, transformers_text
 
-_ALL: tuple[base.Framework, ...] = (sklearn.Sklearn(), torch_images.TorchImages())
+_ALL: tuple[base.Framework, ...] = (
+    sklearn.Sklearn(),
+    torch_images.TorchImages(),
+    transformers_text.TransformersText(),
+)
 _BY_NAME = {name: each for each in _ALL for name in each.names}
 
 

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
 POOL = 20
 """Batches among whose rows those of like length are looked for."""
 Batch = Annotated[int, msgspec.Meta(ge=4, le=65_536)]
+Epochs = Annotated[int, msgspec.Meta(ge=0)]
+Rate = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Settings(epochs.Pace, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What every PyTorch classifier is trained by."""
 
     batch_size: Batch = 32
-    learning_rate: Annotated[float, msgspec.Meta(gt=0)] = 1e-3
+    learning_rate: Rate = 1e-3
     """Of the first epoch; it falls to zero along half a cosine."""
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 1e-2
-    freeze_epochs: Annotated[int, msgspec.Meta(ge=0)] = 1
+    freeze_epochs: Epochs = 1
     """Epochs at the start in which only a pretrained network's head is trained."""
     mixed_precision: bool = True
     """bfloat16 where a GPU has it; never on a CPU."""

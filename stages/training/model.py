@@ -57,12 +57,16 @@ class Trained(NamedTuple):
 @kit.stage(
     "train.model",
     delegated=True,
-    libraries=("scikit-learn", "optuna", "skops", "torch", "safetensors", "pillow"),
+    libraries=(
+        *("scikit-learn", "optuna", "skops"),
+        *("torch", "safetensors", "pillow", "tokenizers", "transformers"),
+    ),
 )
 class TrainModel(kit.Stage, frozen=True):
     """Search for the best model of a framework, delegated to an ML-Training-Specialist.
 
-    `sklearn` judges a candidate on folds; `torch-images` on one validation part, epoch by epoch.
+    `sklearn` judges a candidate on folds; `torch-images` and `transformers-text` on one validation
+    part, epoch by epoch.
     """
 
     model: str
@@ -70,7 +74,7 @@ class TrainModel(kit.Stage, frozen=True):
     a network, as `efficientnet-lite0`."""
     target: str
     framework: str = "sklearn"
-    """`sklearn`, `lightgbm`, `xgboost` or `torch-images`."""
+    """`sklearn`, `lightgbm`, `xgboost`, `torch-images` or `transformers-text`."""
     task: Literal["classification", "regression", "forecast"] | None = None
     """Inferred from the estimator where it is not given."""
     params: dict[str, Any] = {}

@@ -131,6 +131,7 @@ def test_the_built_wheel_works_from_another_folder(tmp_path):
         f"import sys; sys.path.insert(0, {str(place)!r}); import agent.cli, stages.registry; "
         "assert agent.__file__.startswith(sys.path[0]); "
         "assert stages.registry.stages(); "
-        "import stages.report.page as page; assert page.TEMPLATE.is_file()"
+        "import stages.report.page as page; assert page.TEMPLATE.is_file(); "
+        "from stages.frameworks import packaged; assert packaged.layout('efficientnet-lite0')"
     )
     python("-c", code, cwd=tmp_path)

@@ -7,7 +7,7 @@ import psutil
 
 from protocol import training
 from tests.specialist import conftest
-from tests.stages.frameworks import digits
+from tests.stages.frameworks import digits, prose
 
 IMAGES = {
     "framework": "torch-images",
@@ -49,6 +49,16 @@ async def test_a_search_over_networks_tells_each_epoch_and_ends_in_the_best(aske
     model = asker.store.get(result.model)
     frame = digits.table(range(300, 400), side=16).pandas()
     assert (model.estimator().predict(frame) == frame["label"]).mean() > 0.8
+
+
+async def test_an_encoder_of_texts_is_trained_in_the_same_way(asker):
+    params = {"max_length": 32, "epochs": 1}
+    told = {"framework": "transformers-text", "model": "bert-tiny", "target": "label"}
+    result = await asker.end(asker.request("texts-1", prose.table(0, 40), **told, params=params))
+    assert isinstance(result, training.TrainingResult), result
+    model = asker.store.get(result.model)
+    assert model.card.framework == "transformers-text"
+    assert model.estimator().predict_proba(prose.table(40, 44).pandas()).shape == (8, 2)
 
 
 async def test_a_network_is_refused_early_with_the_path(asker):

@@ -30,6 +30,7 @@ CASES = {
     ),
     "finding-triage": ({"uri": "a.sarif"}, FINDINGS),
     "image-classification": ({"uri": "pictures"}, IMAGES),
+    "text-classification": ({"uri": "a.csv", "target": "y", "text": "a", "group": "g"}, TABLE),
 }
 
 
@@ -178,3 +179,16 @@ def test_each_learning_rate_of_a_network_is_a_candidate_and_no_features_are_plan
     assert train.params["search"]["space"] == {"learning_rate": [0.1, 0.01]}
     assert (train.params["framework"], train.params["model"]) == ("torch-images", "small-cnn")
     assert set(train.inputs) == {"train"}
+
+
+def test_texts_of_a_group_stay_together_in_split_and_validation():
+    made = design("text-classification")
+    assert stage(made, "split").params["group"] == "g"
+    assert stage(made, "train").params["validation"]["group"] == "g"
+    assert stage(made, "train").params["params"]["column"] == "a"
+
+
+def test_rows_without_a_text_are_left_out_only_where_there_are_some():
+    gaps = design("text-classification", data=profile("y", "g", "a", a={"nulls": 2}))
+    assert stage(gaps, "known").params["where"] == [{"column": "a", "op": "not_null"}]
+    assert "known" not in [each.id for each in design("text-classification").stages]
