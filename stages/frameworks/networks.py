@@ -72,14 +72,13 @@ def body(name: str, network: Any) -> list[Any]:
     return [part for called, part in network.named_children() if called != head]
 
 
-def transfer(name: str, network: Any) -> str:
-    """Give a network pretrained weights, but for its head; name the package they are from."""
+def transfer(name: str, network: Any) -> None:
+    """Give a network pretrained weights, but for its head: that is for other classes."""
     import torch
 
     head = f"{named(name).head}."
-    layout = packaged.layout(name)
-    known = {key: torch.from_numpy(array) for key, array in packaged.tensors(layout).items()}
+    read = packaged.tensors(packaged.layout(name))
+    known = {key: torch.from_numpy(array) for key, array in read.items()}
     own = network.state_dict()
     own |= {key: tensor for key, tensor in known.items() if not key.startswith(head)}
     network.load_state_dict(own)
-    return layout.file.source

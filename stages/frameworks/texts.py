@@ -70,18 +70,15 @@ def build(name: str, classes: int) -> Any:
     )
 
 
-def transfer(name: str, network: Any) -> str:
-    """Give a network pretrained weights, but for its head; name the package they are from."""
+def transfer(name: str, network: Any) -> None:
+    """Give a network its pretrained weights, but for its head: that is for other classes."""
     import safetensors.torch
 
     weights = named(name).weights
-    if weights is None:
-        return ""
-    known = safetensors.torch.load(packaged.read(weights))
+    known = {} if weights is None else safetensors.torch.load(packaged.read(weights))
     own = network.state_dict()
     own |= {_BODY + key: known[key] for key in known if _BODY + key in own}
     network.load_state_dict(own)
-    return weights.source
 
 
 class Tokens:

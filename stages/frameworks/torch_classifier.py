@@ -56,8 +56,12 @@ class TorchClassifier(base.Framework):
         """Make a network with random weights."""
 
     @abc.abstractmethod
-    def begin(self, model: str, network: Any) -> str:
-        """Give a network its pretrained weights; name the package, or nothing if it has none."""
+    def weights(self, model: str) -> str:
+        """Name the package whose weights a network can begin with; nothing where there is none."""
+
+    @abc.abstractmethod
+    def begin(self, model: str, network: Any) -> None:
+        """Give a network those weights, but for its head: that is for other classes."""
 
     @abc.abstractmethod
     def body(self, model: str, network: Any) -> list[Any]:
@@ -120,19 +124,23 @@ class TorchClassifier(base.Framework):
         yield from epochs.run(learner, settings, setup, actual, checkpoint)
 
     def _network(self, setup: base.Setup, settings: Settings) -> tuple[Any, Details]:
-        model = setup.lesson.model
-        details = msgspec.convert(settings, self.details, from_attributes=True)
+        model, details = setup.lesson.model, self._details(setup.lesson.model, settings)
         network = self.build(model, len(setup.facts.classes), details)
-        weights = self.begin(model, network) if settings.pretrained else ""
-        details = msgspec.structs.replace(details, weights=weights)
+        if details.weights:
+            self.begin(model, network)
         return network.to(torch_learner.device()), details
+
+    def _details(self, model: str, settings: Settings) -> Details:
+        weights = self.weights(model) if settings.pretrained else ""
+        found = msgspec.convert(settings, self.details, from_attributes=True)
+        return msgspec.structs.replace(found, weights=weights)
 
     def fit(
         self, setup: base.Setup, table: pa.Table, params: dict[str, Any], checkpoint: bytes | None
     ) -> base.Fitted:
         """Take the best epoch."""
         settings = epochs.settings(setup.lesson, params, self.settings)
-        _, details = self._network(setup, settings)
+        details = self._details(setup.lesson.model, settings)
 
         def score() -> Iterator[base.Step | base.Verdict]:
             return self.score(setup, table, params, floor=None, checkpoint=None)

@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
-from stages.frameworks import faults, networks, pictures, torch_classifier, torch_learner
+from stages.frameworks import (
+    faults,
+    networks,
+    packaged,
+    pictures,
+    torch_classifier,
+    torch_learner,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -62,9 +69,13 @@ class TorchImages(torch_classifier.TorchClassifier):
         """Make a network with random weights."""
         return networks.named(model).build(classes, details.image_size)
 
-    def begin(self, model: str, network: Any) -> str:
+    def weights(self, model: str) -> str:
+        """Name the package of the pretrained weights."""
+        return packaged.layout(model).file.source if networks.named(model).has_weights else ""
+
+    def begin(self, model: str, network: Any) -> None:
         """Give a network its pretrained weights."""
-        return networks.transfer(model, network) if networks.named(model).has_weights else ""
+        networks.transfer(model, network)
 
     def body(self, model: str, network: Any) -> list[Any]:
         """List all but the head."""

@@ -60,9 +60,14 @@ class TransformersText(torch_classifier.TorchClassifier):
         """Make a network with random weights."""
         return texts.build(model, classes)
 
-    def begin(self, model: str, network: Any) -> str:
+    def weights(self, model: str) -> str:
+        """Name the package of the pretrained weights."""
+        file = texts.named(model).weights
+        return file.source if file else ""
+
+    def begin(self, model: str, network: Any) -> None:
         """Give a network its pretrained weights."""
-        return texts.transfer(model, network)
+        texts.transfer(model, network)
 
     def body(self, model: str, network: Any) -> list[Any]:  # noqa: ARG002
         """List the encoder."""
