@@ -130,19 +130,23 @@ class Trainer:
         floor: float | None,
     ) -> base.Verdict:
         """Have a candidate judged, from its last checkpoint on; what it tells is told on."""
+        verdicts: list[base.Verdict] = []
 
         async def args() -> tuple[Any, ...]:
             checkpoint = await self._checkpoints.get(candidate.number)
             return setup, table, candidate.params, floor, checkpoint
 
-        async def hear(step: base.Step) -> None:
-            if step.checkpoint is not None:
-                await self._checkpoints.put(candidate.number, step.checkpoint)
-            message = f"trial {candidate.number + 1} of {plan.total}: {step.message}"
-            self._tell(_fraction(plan, candidate, step.fraction), message, None, step.metrics)
+        async def hear(told: base.Step | base.Verdict) -> None:
+            if isinstance(told, base.Verdict):
+                verdicts.append(told)
+                return
+            if told.checkpoint is not None:
+                await self._checkpoints.put(candidate.number, told.checkpoint)
+            message = f"trial {candidate.number + 1} of {plan.total}: {told.message}"
+            self._tell(_fraction(plan, candidate, told.fraction), message, None, told.metrics)
 
-        verdict: base.Verdict = await self._workers.follow(trials.score, args, hear)
-        return verdict
+        await self._workers.follow(trials.score, args, hear)
+        return verdicts[-1]
 
 
 def _fraction(plan: search.Search, candidate: search.Candidate, part: float) -> float:

@@ -29,7 +29,7 @@ class Workers:
     """Runs functions on Ray; knows all that is still running."""
 
     def __init__(self, cpu: float, gpu: float = 0.0) -> None:
-        self._needs = {"num_cpus": cpu, "num_gpus": gpu}
+        self._needs = {"num_cpus": cpu, "num_gpus": gpu or None}
         self._live: set[Any] = set()
 
     async def call(self, function: Callable[..., Any], *args: Any, returns: int = 1) -> Any:
@@ -41,33 +41,46 @@ class Workers:
         function: Callable[..., Any],
         args: Callable[[], Awaitable[tuple[Any, ...]]],
         hear: Callable[[Any], Awaitable[None]],
-    ) -> Any:
-        """Run a generator function to its end; give what it yields last, and tell the rest.
+    ) -> None:
+        """Run a generator function to its end; tell each thing that it yields, at once.
 
-        `args` is asked again for each try, so that one goes on from what the last one told.
+        `args` is asked again for each try, so that one goes on from what was told before. Deaths
+        count from the last thing that was told.
         """
+        heard: list[bool] = []
 
-        async def once() -> Any:
-            return await self._follow(function, await args(), hear)
+        async def note(told: Any) -> None:
+            await hear(told)
+            heard.append(True)
 
-        return await self._persist(once)
+        async def once() -> None:
+            heard.clear()
+            await self._follow(function, await args(), note)
 
-    async def _persist(self, once: Callable[[], Awaitable[Any]]) -> Any:
+        await self._persist(once, progressed=lambda: bool(heard))
+
+    async def _persist(
+        self,
+        once: Callable[[], Awaitable[Any]],
+        progressed: Callable[[], bool] = lambda: False,
+    ) -> Any:
         import ray
 
-        for _ in range(ATTEMPTS):
+        deaths = 0
+        while True:
             try:
                 return await once()
             except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-                lost = error
+                deaths = 1 if progressed() else deaths + 1
+                if deaths == ATTEMPTS:
+                    msg = f"a worker died {ATTEMPTS} times under the same task"
+                    raise faults.WorkersLost(msg) from error
             except ray.exceptions.OutOfMemoryError as error:
                 raise faults.MemoryExceeded("a trial was stopped for lack of memory") from error
             except ray.exceptions.ObjectLostError as error:
                 raise faults.WorkersLost("the training data was lost with its node") from error
             except ray.exceptions.RayTaskError as error:
                 raise (error.cause or error) from None
-        msg = f"a worker died {ATTEMPTS} times under the same task"
-        raise faults.WorkersLost(msg) from lost
 
     async def _once(self, function: Callable[..., Any], args: tuple[Any, ...], returns: int) -> Any:
         refs = self._task(function, num_returns=returns).remote(*args)
@@ -81,19 +94,15 @@ class Workers:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         hear: Callable[[Any], Awaitable[None]],
-    ) -> Any:
+    ) -> None:
         # Without a bound, checkpoints would pile up where whoever hears is slower than the worker.
         task = self._task(
             function, num_returns="streaming", _generator_backpressure_num_objects=AHEAD
         )
         told = task.remote(*args)
-        last: Any = None
         async with self._alive(told.completed()):
             async for ref in told:
-                if last is not None:
-                    await hear(last)
-                last = await ref
-        return last
+                await hear(await ref)
 
     def _task(self, function: Callable[..., Any], **options: Any) -> Any:
         return _remote(function).options(

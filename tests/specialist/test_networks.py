@@ -67,16 +67,19 @@ async def test_a_network_is_refused_early_with_the_path(asker):
     assert (failed.problem.code, failed.problem.path) == ("invalid_field", "$.params.epoch")
 
 
-async def test_a_training_whose_worker_dies_goes_on_from_its_last_epoch(asker, specialist):
+async def test_a_training_whose_worker_dies_again_and_again_goes_on_from_its_last_epoch(
+    asker, specialist
+):
     await asker.send(asker.request("images-3", table(), **LONG))
-    await heard(asker, 3)
-    (worker,) = specialist.trial_workers()
-    worker.kill()
-    psutil.wait_procs([worker], timeout=10)
-    told = await heard(asker, 40)
+    told = []
+    for epoch in (3, 10, 17):  # as often as a task may die that makes no progress
+        told += await heard(asker, epoch)
+        (worker,) = specialist.trial_workers()
+        worker.kill()
+        psutil.wait_procs([worker], timeout=10)
+    told += await heard(asker, 40)
     result, _ = await asker.until(training.TrainingResult)
-    assert told[0] > 3
-    assert len(set(told)) >= len(told) - 2  # an epoch whose checkpoint was not read yet is repeated
+    assert told == sorted(set(told))
     assert result.metrics["epochs"] == 40
 
 
@@ -99,5 +102,5 @@ async def test_a_training_goes_on_from_its_last_epoch_when_the_specialist_was_ki
     await client.close()
     after = epochs_of(seen)
     assert after[-1] == result.metrics["epochs"] == 40
-    assert after.index(max(before) + 1) <= 1  # the first, or that of a checkpoint not yet told
+    assert after[0] > max(before)  # what was told had been kept before
     assert not list((tmp_path / "data" / "trainings" / "images-4").rglob("*.safetensors"))
