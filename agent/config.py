@@ -227,6 +227,27 @@ class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise BadValue("security.trusted_keys", error.entry, source, str(error)) from error
 
 
+class Serving(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where deployed models answer: our own serving host, a process that outlives the agent."""
+
+    embedded: bool = True
+    """Start a serving host where one is needed and none answers."""
+    host: str = "127.0.0.1"
+    """The address that its HTTP listens on; whoever reaches it may ask for predictions."""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    """Of its HTTP; 0 takes a free one at the first start, and keeps it."""
+    cpus: int | None = None
+    """Of its local Ray cluster; all of the machine's where not given."""
+    max_rows: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Of one request."""
+    max_bytes: Annotated[int, msgspec.Meta(ge=1)] = 16 << 20
+    """Of one request; on the bus its own limit holds, too."""
+    credentials: str | None = None
+    """Path of the host's own NATS credentials file; the agent's where not given."""
+    nkey_seed: str | None = None
+    """Path of the host's own nkey seed; the agent's where not given."""
+
+
 class Logs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the agent writes to standard error."""
 
@@ -258,6 +279,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     artifacts: Artifacts = Artifacts()
     tracking: Tracking = Tracking()
     specialist: Specialist = Specialist()
+    serving: Serving = Serving()
     runs: Runs = Runs()
     limits: Limits = Limits()
     prompting: Prompting = Prompting()
@@ -308,10 +330,11 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def secret_files(self) -> list[pathlib.Path]:
         """Name the files that let whoever has them in."""
-        bus, own = self.nats, self.specialist
+        bus, own, host = self.nats, self.specialist, self.serving
         named = (bus.credentials, bus.nkey_seed, bus.tls_key, self.security.signing_key)
         others = (bus.worker_credentials, bus.worker_nkey_seed, own.credentials, own.nkey_seed)
-        return [pathlib.Path(name).resolve() for name in (*named, *others) if name]
+        last = (host.credentials, host.nkey_seed)
+        return [pathlib.Path(name).resolve() for name in (*named, *others, *last) if name]
 
     def _roots(self) -> tuple[str, ...]:
         """Give the folders that stages may read; the demo's data is no secret of the agent's."""

@@ -8,13 +8,18 @@ import msgspec
 
 from agent.bus import endpoints
 from agent.conductor import desk
-from protocol import commands, subjects
+from agent.serving import counter
+from protocol import commands, serving, subjects
 
 
 def doors(
-    names: subjects.Subjects, at: desk.Desk, submit: endpoints.Handler
+    names: subjects.Subjects,
+    at: desk.Desk,
+    submit: endpoints.Handler,
+    models: counter.Counter,
+    undeploy: endpoints.Handler,
 ) -> list[endpoints.Endpoint]:
-    """Give every endpoint about runs; requests go to `submit`."""
+    """Give every endpoint about runs and deployed models; requests go to `submit`."""
     table: list[tuple[str, str, type[msgspec.Struct], type[msgspec.Struct], Any]] = [
         (
             "request",
@@ -41,6 +46,20 @@ def doors(
             commands.CatalogQuery,
             commands.StageCatalog,
             at.catalog,
+        ),
+        (
+            "endpoints",
+            names.endpoint("list"),
+            serving.EndpointQuery,
+            serving.EndpointList,
+            models.listed,
+        ),
+        (
+            "undeploy",
+            names.endpoint("undeploy"),
+            serving.Undeploy,
+            serving.Endpoint,
+            undeploy,
         ),
     ]
     return [endpoints.Endpoint(*row) for row in table]

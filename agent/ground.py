@@ -94,14 +94,17 @@ async def _specialist(
     command += ["--data-dir", str(settings.data_path / "specialist")]
     command += ["--parent", str(os.getpid())]
     log_file = settings.data_path / "specialist.log"
-    kept = children.Kept("specialist", command, log_file, env=_told(settings, nats_url))
+    kept = children.Kept(
+        "specialist", command, log_file, env=told(settings, nats_url, settings.specialist)
+    )
     await kept.start()
     stack.push_async_callback(kept.stop)
 
 
-def _told(settings: config.Settings, nats_url: str) -> dict[str, str]:
-    """Tell a child about the bus in its environment: everybody sees the flags of a process."""
-    own = settings.specialist
+def told(
+    settings: config.Settings, nats_url: str, own: config.Specialist | config.Serving
+) -> dict[str, str]:
+    """Tell another process about the bus in its environment: everybody sees a process's flags."""
     inbox = connection.who(settings.nats, permissions.AGENT).inbox
     bus = msgspec.structs.replace(settings.nats, url=nats_url, inbox=inbox)
     if own.credentials or own.nkey_seed:

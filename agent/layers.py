@@ -193,3 +193,15 @@ def _assemble(values: Mapping[str, Value]) -> config.Settings:
             node = node.setdefault(parent, {})
         node[leaf] = value.value
     return msgspec.convert(tree, config.Settings)
+
+
+def environment(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Write settings as environment variables, for another process that has the same."""
+    found: dict[str, str] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}".upper()
+        if isinstance(value, msgspec.Struct):
+            found |= environment(msgspec.structs.asdict(value), f"{key}__")
+        elif value is not None:
+            found[f"{ENV_PREFIX}{key}"] = str(value)
+    return found

@@ -45,6 +45,7 @@ from agent.execution import identity, lines, vigil
 from agent.prompting import convention, guide
 from agent.prompting import door as prompts
 from agent.run import effects
+from agent.serving import counter, keeper
 from agent.swarm import member
 from agent.telemetry import logs
 from agent.training import delegation
@@ -190,6 +191,7 @@ class Agent:
             warn=self._warn,
             clock=now,
         )
+        self._models = keeper.Keeper(self.settings, self._nc, self.names)
         self._places = self._furnish()
         made = self._places.own
         self._taker = self.swarm.taker(made, self.store, self._journal, self._max_commit_bytes)
@@ -211,6 +213,7 @@ class Agent:
             journals=self._journal,
             line=self._lines,
             far=self.swarm.executor,
+            models=self._models,
             warn=self._warn,
             modules=self._modules,
         )
@@ -250,6 +253,7 @@ class Agent:
             ("offers", self.swarm.listen()),
             ("taker", self._taker.serve()),
             ("janitor", sweeping.serve()),
+            ("models", self._models.serve()),
             ("bus", self._watch_bus()),
             ("cluster", self._watch_cluster()),
         ):
@@ -338,7 +342,7 @@ class Agent:
             self.settings.runs.max_waiting,
         )
         submit = audit.watching("submit", porter.submit)
-        served = doors.doors(self.names, at_desk, submit)
+        served = doors.doors(self.names, at_desk, submit, *self._open_models(audit))
         await door.open([*served, audit.watched_endpoint(self.swarm.endpoint())])
         self._stack.push_async_callback(door.close)
         dead = deadletter.DeadLetters(self._nc, self.names)
@@ -350,6 +354,10 @@ class Agent:
         if self.settings.prompting.enabled:
             speaker = guide.Guide(self._nc, self.names, at_desk, submit)
             await self._open_to_agents(speaker, audit)
+
+    def _open_models(self, audit: auditing.AuditLog) -> tuple[counter.Counter, endpoints.Handler]:
+        models = counter.Counter(self._models, self.names)
+        return models, audit.watching("undeploy", models.undeploy)
 
     async def _open_to_agents(self, speaker: guide.Guide, audit: auditing.AuditLog) -> None:
         chosen = self.settings.prompting

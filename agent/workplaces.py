@@ -10,6 +10,7 @@ from agent.audit import gate
 from agent.bus import journal
 from agent.execution import base, cached, delegates, in_agent, lines, pool, priced
 from agent.run import effects
+from agent.serving import deploying, keeper
 from agent.swarm import executor, stance
 from agent.training import delegation
 from protocol import subjects
@@ -32,6 +33,7 @@ class Workplaces:
         journals: journal.Journal,
         line: lines.Lines,
         far: executor.SwarmExecutor,
+        models: keeper.Keeper,
         warn: Warn,
         modules: tuple[str, ...],
     ) -> None:
@@ -58,7 +60,9 @@ class Workplaces:
             warn=warn,
         )
         auditor = gate.AuditorExecutor(found.nc, names, artifacts, journals, settings)
-        self._delegates = delegates.Delegates({gate.NAME: auditor}, training)
+        deployer = deploying.DeployExecutor(artifacts, models, names)
+        own: dict[str, base.Executor] = {gate.NAME: auditor, deploying.NAME: deployer}
+        self._delegates = delegates.Delegates(own, training)
         self._here = in_agent.InAgentExecutor(artifacts, services)
         self.own: Executors = {
             "ray": self._caching(self.on_ray),

@@ -7,7 +7,17 @@ from typing import Literal
 
 import msgspec
 
-from protocol import audit, commands, events, problems, subjects, swarm, trail, training
+from protocol import (
+    audit,
+    commands,
+    events,
+    problems,
+    serving,
+    subjects,
+    swarm,
+    trail,
+    training,
+)
 
 VERSION = "1.0.0"
 """The contract's own version: the second number grows with additions, the first never should."""
@@ -22,6 +32,7 @@ _AGENT = "agent"
 _ASKER = "Orchestrator, operator"
 _SPECIALIST = "ML-Training-Specialist"
 _SWARM = "Swarm-Orchestrator"
+_SERVING = "serving host"
 
 
 class Header(msgspec.Struct, frozen=True):
@@ -100,6 +111,7 @@ PARAMETERS = {
     "agent": "the id of an agent",
     "severity": "how urgent it is",
     "action": "what was asked for",
+    "model": "the name that a model is deployed under",
 }
 SEVERITIES = ("info", "warning", "critical")
 
@@ -110,6 +122,7 @@ def channels(names: subjects.Subjects | None = None) -> list[Channel]:
     return [
         *_pipelines(under),
         *_models(under),
+        *_endpoints(under),
         *_told(under),
         *_trainings(under),
         *_swarm(under),
@@ -152,6 +165,43 @@ def _models(names: subjects.Subjects) -> list[Channel]:
         _asked(f"model.{action}", names.model(action), takes, gives, served=False)
         for action, takes, gives in table
     ]
+
+
+def _endpoints(names: subjects.Subjects) -> list[Channel]:
+    one, several = serving.Endpoint, serving.EndpointList
+    predict = Channel(
+        name="endpoint.predict",
+        address=_template(names, names.predict(_slot("model"))),
+        about="Ask a deployed model; the answer's header Model-Version tells which version spoke.",
+        sender="anyone",
+        receiver=_SERVING,
+        bodies=(serving.Predict,),
+        replies=(serving.Predicted,),
+        queue=subjects.SERVING,
+    )
+    return [
+        _asked("endpoint.list", names.endpoint("list"), serving.EndpointQuery, several),
+        _asked("endpoint.undeploy", names.endpoint("undeploy"), serving.Undeploy, one),
+        predict,
+        _served("serving.deploy", names.serving("deploy"), serving.DeployModel, one),
+        _served("serving.halt", names.serving("halt"), serving.HaltDeploy, serving.DeployHalted),
+        _served("serving.undeploy", names.serving("undeploy"), serving.Undeploy, one),
+        _served("serving.list", names.serving("list"), serving.EndpointQuery, several),
+    ]
+
+
+def _served(name: str, address: str, takes: Body, gives: Body) -> Channel:
+    return Channel(
+        name=name,
+        address=address,
+        about=(takes.__doc__ or "").splitlines()[0],
+        sender=_AGENT,
+        receiver=_SERVING,
+        bodies=(takes,),
+        replies=(gives,),
+        actions=("send",),
+        queue=subjects.SERVING,
+    )
 
 
 def _asked(name: str, address: str, takes: Body, gives: Body, *, served: bool = True) -> Channel:

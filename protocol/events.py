@@ -248,6 +248,17 @@ class StageRegistered(StageEvent, frozen=True, tag="stage.registered", kw_only=T
     aliases: list[str] = []
 
 
+class StageDeployed(StageEvent, frozen=True, tag="stage.deployed", kw_only=True):
+    """A version of a model serves."""
+
+    model: str
+    version: str
+    url: str = ""
+    """Where predictions are asked for by HTTP."""
+    subject: str = ""
+    """Where they are asked for on the bus."""
+
+
 AnyEvent = (
     RunAccepted
     | RunStarted
@@ -269,6 +280,7 @@ AnyEvent = (
     | StageDenied
     | FallbackUsed
     | StageRegistered
+    | StageDeployed
 )
 
 

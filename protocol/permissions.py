@@ -16,8 +16,8 @@ from protocol import contract, subjects
 
 ORCHESTRATOR, SWARM, OPERATOR = "orchestrator", "swarm", "operator"
 AGENT, SPECIALIST, AUDITOR, WORKER = "agent", "specialist", "auditor", "worker"
-CALLER = "caller"
-ROLES = (ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER)
+CALLER, SERVING = "caller", "serving"
+ROLES = (ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER, SERVING)
 INSIDE = "MLPM"
 """The account of the agents and of what works for them; its streams are here."""
 
@@ -87,7 +87,7 @@ def role(
         raise NoSuchRole(name)
     made = _MAKERS[name](_Book(names))
     more = _more(name, names, extras)
-    if name in _OUTSIDE or name == AGENT or more:
+    if name in (*_OUTSIDE, AGENT, SERVING) or more:
         heard = (f"{inbox(user or name)}.>", *made.subscribe)
         made = msgspec.structs.replace(made, subscribe=heard)
     return msgspec.structs.replace(made, publish=(*made.publish, *more))
@@ -142,7 +142,7 @@ class _Book:
         queues = [each.name for each in streams if each.retention == "workqueue"]
         queues.append(names.tickets_stream)
         others = [each.name for each in streams if each.retention != "workqueue"]
-        others += [names.nonces_stream, names.presence_stream]
+        others += [names.nonces_stream, names.presence_stream, names.endpoints_stream]
         verbs = ("CREATE", "UPDATE", "INFO", "MSG.GET")
         return (
             *(f"{api}.STREAM.{verb}.{name}" for name in (*queues, *others) for verb in verbs),
@@ -154,7 +154,13 @@ class _Book:
             f"{api}.DIRECT.GET.{names.journal_stream}",
             f"{api}.DIRECT.GET.{names.journal_stream}.{names.all_journals}",
             f"{api}.DIRECT.GET.{names.presence_stream}.{names.all_presence_keys}",
+            *self.endpoints(),
         )
+
+    def endpoints(self) -> tuple[str, ...]:
+        """Give where it is read what is to be served."""
+        bucket, keys = self.names.endpoints_stream, self.names.all_endpoint_keys
+        return (f"$JS.API.STREAM.INFO.{bucket}", f"$JS.API.DIRECT.GET.{bucket}.{keys}")
 
     def cards(self) -> tuple[str, ...]:
         """Give where the cards of the agents that are there are read."""
@@ -170,6 +176,7 @@ def _orchestrator(book: _Book) -> Role:
         account="MLPM_ORCHESTRATOR",
         publish=(
             *book.channels("pipeline.request", "pipeline.queue", *_STEERING, *_MODELS),
+            *book.channels("endpoint.list", "endpoint.predict"),
             *book.journals(),
             *book.discovery(),
         ),
@@ -183,7 +190,7 @@ def _operator(book: _Book) -> Role:
         about="Sees everything, steers runs, drains and resizes agents; asks for no run.",
         account="MLPM_OPERATOR",
         publish=(
-            *book.channels(*_STEERING, *_MODELS, "swarm.control"),
+            *book.channels(*_STEERING, *_MODELS, *_ENDPOINTS, "endpoint.predict", "swarm.control"),
             *book.journals(),
             *book.stored(*_KEPT, "swarm.report"),
             f"$JS.API.STREAM.MSG.DELETE.{book.names.deadletter_stream}",
@@ -219,6 +226,7 @@ def _agent(book: _Book) -> Role:
             *book.channels(*_TOLD, *_KEPT),
             *book.channels("training.request", "training.cancel", "swarm.work", "swarm.cancel"),
             *book.channels("swarm.report", "swarm.progress", "swarm.presence", "swarm.audit"),
+            *book.channels(*_SERVING),
             names.tickets(),
             *(f"{names.prefix}.ml.{own}.*" for own in ("nudge", "worker")),
             names.all_nonces,
@@ -229,7 +237,7 @@ def _agent(book: _Book) -> Role:
             "_R_.>",  # what another account asked is answered here
         ),
         subscribe=(
-            *book.channels("pipeline.request", *_STEERING, *_MODELS),
+            *book.channels("pipeline.request", *_STEERING, *_MODELS, *_ENDPOINTS),
             *book.channels("event", "swarm.work", "swarm.cancel", "swarm.control"),
             *book.channels("swarm.report", "swarm.progress"),
             f"{names.prefix}.ml.nudge.*",
@@ -266,6 +274,22 @@ def _worker(book: _Book) -> Role:
         about="Hears the orders for workers, and answers each once.",
         account=INSIDE,
         subscribe=(f"{book.names.prefix}.ml.worker.*",),
+        answers=Answers(1, _ENOUGH_S),
+    )
+
+
+def _serving(book: _Book) -> Role:
+    names = book.names
+    return Role(
+        name=SERVING,
+        about="Serves models, and keeps what is to be served.",
+        account=INSIDE,
+        publish=(
+            names.all_endpoint_keys,
+            *book.endpoints(),
+            f"$JS.API.DIRECT.GET.{names.journal_stream}.{names.all_journals}",
+        ),
+        subscribe=book.channels("endpoint.predict", *_SERVING),
         answers=Answers(1, _ENOUGH_S),
     )
 
@@ -309,6 +333,7 @@ def _storing(name: str, names: subjects.Subjects) -> tuple[str, ...]:
     )
     written = (*cleared, names.all_artifacts)
     by_role = {OPERATOR: cleared, WORKER: written, SPECIALIST: written, AGENT: (*written, *made)}
+    by_role[SERVING] = cleared[:-1]  # reads alone
     return by_role.get(name, ())
 
 
@@ -334,6 +359,8 @@ _STEERING = (
     "stage.catalog",
 )
 _MODELS = ("model.list", "model.promote", "model.rollback")
+_ENDPOINTS = ("endpoint.list", "endpoint.undeploy")
+_SERVING = ("serving.deploy", "serving.halt", "serving.undeploy", "serving.list")
 _TOLD = ("journal", "event", "progress")
 _KEPT = ("alert", "deadletter", "audit")
 _SWARM_TOLD = ("swarm.report", "swarm.progress", "swarm.presence")
@@ -347,4 +374,5 @@ _MAKERS = {
     AUDITOR: _auditor,
     WORKER: _worker,
     CALLER: _caller,
+    SERVING: _serving,
 }

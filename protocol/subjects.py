@@ -14,6 +14,8 @@ CONTENT_TYPE = "Content-Type"
 RETRY_AFTER = "Retry-After"
 SENDER = "Agent-Sender"
 """Names the header with a request's signature."""
+SERVING = "ml-serving"
+"""The queue group of the hosts that serve models."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{1,64}(\.[A-Za-z0-9_-]{1,64}){0,7}")
@@ -67,6 +69,23 @@ class Subjects(msgspec.Struct, frozen=True):
     def model(self, action: str) -> str:
         """Name a model endpoint: `list`, `promote` or `rollback`."""
         return f"{self.prefix}.ml.model.{token(action)}"
+
+    def endpoint(self, action: str) -> str:
+        """Name an endpoint about deployed models: `list` or `undeploy`."""
+        return f"{self.prefix}.ml.endpoint.{token(action)}"
+
+    def serving(self, action: str) -> str:
+        """Where whoever serves models is told: `deploy`, `halt`, `undeploy` or `list`."""
+        return f"{self.prefix}.ml.serving.{token(action)}"
+
+    def predict(self, model: str) -> str:
+        """Where a deployed model is asked for predictions."""
+        return f"{self.prefix}.ml.predict.{token(model)}"
+
+    @property
+    def all_predictions(self) -> str:
+        """Match the requests for predictions of all models."""
+        return f"{self.prefix}.ml.predict.*"
 
     def run_journal(self, run_id: str) -> str:
         """Where the commits of a run are appended."""
@@ -265,6 +284,25 @@ class Subjects(msgspec.Struct, frozen=True):
         return f"{self.prefix.replace('.', '_')}_swarm_presence"
 
     @property
+    def endpoints_bucket(self) -> str:
+        """Name the key-value bucket of what is to be served."""
+        return f"{self.prefix.replace('.', '_')}_endpoints"
+
+    @property
+    def endpoints_stream(self) -> str:
+        """Name the stream behind that bucket."""
+        return f"KV_{self.endpoints_bucket}"
+
+    @property
+    def all_endpoint_keys(self) -> str:
+        """Match what is to be served of all models in the bucket."""
+        return f"$KV.{self.endpoints_bucket}.>"
+
+    def endpoint_key(self, model: str) -> str:
+        """Where it lies in the bucket what is to be served of a model."""
+        return f"$KV.{self.endpoints_bucket}.{token(model)}"
+
+    @property
     def secrets_bucket(self) -> str:
         """Name the key-value bucket of secrets that requests may refer to."""
         return f"{self.prefix.replace('.', '_')}_secrets"
@@ -317,6 +355,11 @@ class Subjects(msgspec.Struct, frozen=True):
     def read_work(self, subject: str) -> str | None:
         """Give the capability of an assignment's subject; None if it is another kind."""
         return ".".join(self._after(subject, "swarm.work.")) or None
+
+    def read_predict(self, subject: str) -> str | None:
+        """Give the model of a request for predictions; None if it is another kind of subject."""
+        parts = self._after(subject, "ml.predict.")
+        return parts[0] if len(parts) == 1 else None
 
     def _after(self, subject: str, kind: str) -> list[str]:
         start = f"{self.prefix}.{kind}"

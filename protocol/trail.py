@@ -17,7 +17,8 @@ class AuditRecord(wire.Fact, frozen=True, kw_only=True):
     at: dt.datetime
     agent: str
     action: str
-    """`submit`, `queue`, `cancel`, `resume`, `approve`, `deny`, `control` or a refused `prompt`."""
+    """`submit`, `queue`, `cancel`, `resume`, `approve`, `deny`, `control`,
+    `undeploy` or a refused `prompt`."""
     outcome: str
     """`ok`, or the code of the problem it was refused with."""
     signed_by: str

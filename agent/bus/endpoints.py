@@ -82,6 +82,20 @@ def number(problem: problems.Problem) -> int:
     return _STATUS.get(problem.code, _BAD_REQUEST)
 
 
+def refusal(problem: problems.Problem) -> dict[str, str]:
+    """Give the headers that tell a refusal."""
+    return {
+        "Nats-Service-Error-Code": str(number(problem)),
+        "Nats-Service-Error": said(problem),
+        **_later(problem),
+    }
+
+
+def said(problem: problems.Problem) -> str:
+    """Give a problem's message on the one line that a header has."""
+    return problem.message[:500].replace("\n", " ").replace("\r", " ")
+
+
 def problem_of(error: Exception) -> problems.Problem:
     """Say to whoever asked what kept us from doing it."""
     match error:
@@ -194,7 +208,7 @@ async def _refuse(request: Request, problem: problems.Problem, sender: Caller) -
         body, sender = codec.encode(problem), Caller()
     await request.respond_error(
         code=str(number(problem)),
-        description=problem.message[:500].replace("\n", " ").replace("\r", " "),
+        description=said(problem),
         data=body,
         headers=_content(sender) | _later(problem),
     )

@@ -89,8 +89,12 @@ def configs(
             discard_new_per_subject=True,
             max_msgs_per_subject=1,
         ),
-        _presence(names, replicas),
+        *_buckets(names, replicas),
     ]
+
+
+def _buckets(names: subjects.Subjects, replicas: int) -> list[api.StreamConfig]:
+    return [_presence(names, replicas), _endpoints(names, replicas)]
 
 
 def _presence(names: subjects.Subjects, replicas: int) -> api.StreamConfig:
@@ -103,6 +107,21 @@ def _presence(names: subjects.Subjects, replicas: int) -> api.StreamConfig:
         max_msgs_per_subject=1,
         max_age=swarm.GONE_AFTER_S,
         duplicate_window=swarm.GONE_AFTER_S,
+        discard=api.DiscardPolicy.NEW,
+        allow_rollup_hdrs=True,
+        allow_direct=True,
+        deny_delete=True,
+    )
+
+
+def _endpoints(names: subjects.Subjects, replicas: int) -> api.StreamConfig:
+    """Describe the bucket of what is to be served, as the key-value clients of NATS expect it."""
+    return api.StreamConfig(
+        name=names.endpoints_stream,
+        subjects=[names.all_endpoint_keys],
+        storage=api.StorageType.FILE,
+        num_replicas=replicas,
+        max_msgs_per_subject=8,  # a key's history, for whoever looks
         discard=api.DiscardPolicy.NEW,
         allow_rollup_hdrs=True,
         allow_direct=True,

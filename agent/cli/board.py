@@ -182,6 +182,7 @@ DETAILS: dict[type[events.Event], Callable[[Any], str]] = {
     events.StageRetrying: _went_wrong,
     events.StageDelegated: lambda event: f"to {event.specialist}",
     events.StageRegistered: _registered,
+    events.StageDeployed: lambda event: f"{event.model} version {event.version} at {event.url}",
     events.StageSkipped: lambda event: event.reason,
     events.StageApproved: _answered,
     events.StageDenied: _answered,

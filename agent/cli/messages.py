@@ -9,9 +9,20 @@ from typing import Any
 import msgspec
 
 from agent.cli import console
-from protocol import artifacts, audit, commands, events, pipelines, problems, swarm, training, wire
+from protocol import (
+    artifacts,
+    audit,
+    commands,
+    events,
+    pipelines,
+    problems,
+    serving,
+    swarm,
+    training,
+    wire,
+)
 
-ROOMS = (commands, events, pipelines, training, swarm, audit, artifacts, problems)
+ROOMS = (commands, events, pipelines, training, serving, swarm, audit, artifacts, problems)
 
 
 def known() -> dict[str, str]:

@@ -53,7 +53,7 @@ class Watcher(Protocol):
         """Take a sign of life; it is passed on to operators and not stored."""
 
     def note(self, fact: str, details: Mapping[str, Any]) -> None:
-        """Take a fact for the journal: `delegated`, `registered` or `fallback_used`."""
+        """Take a fact for the journal: `delegated`, `registered`, `deployed`, `fallback_used`."""
 
 
 class Executor(Protocol):

@@ -255,7 +255,7 @@ def _cancelled(run: state.RunState, event: events.StageCancelled) -> None:
 
 def _noted(
     run: state.RunState,
-    event: events.StageDelegated | events.StageRegistered,
+    event: events.StageDelegated | events.StageRegistered | events.StageDeployed,
 ) -> None:
     run.move(_unit(run, event), event)
 
@@ -334,6 +334,7 @@ _HANDLERS: dict[type[events.Event], Callable[[state.RunState, Any], None]] = {
     events.StageCancelled: _cancelled,
     events.StageDelegated: _noted,
     events.StageRegistered: _noted,
+    events.StageDeployed: _noted,
     events.ApprovalRequested: _approval_requested,
     events.StageApproved: _answered,
     events.StageDenied: _answered,

@@ -58,7 +58,7 @@ class WorkStopped(msgspec.Struct, frozen=True):
 
 
 class WorkNoted(msgspec.Struct, frozen=True):
-    """An attempt tells a fact for the journal: `delegated`, `registered` or `fallback_used`."""
+    """An attempt tells a fact for the journal: `delegated`, `registered`, `deployed`…."""
 
     key: effects.WorkKey
     fact: str

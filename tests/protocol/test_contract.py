@@ -16,6 +16,7 @@ import pytest
 from agent import doors
 from agent.bus import streams
 from agent.conductor import desk
+from agent.serving import counter
 from protocol import asyncapi, cloudevents, codec, contract, events, schema, subjects
 from scripts import draw_contract
 
@@ -40,6 +41,9 @@ def built(names: subjects.Subjects) -> set[str]:
         names.deadletter,
         *(names.pipeline(action) for action in actions),
         *(names.model(action) for action in ("list", "promote", "rollback")),
+        *(names.endpoint(action) for action in ("list", "undeploy")),
+        *(names.serving(action) for action in ("deploy", "halt", "undeploy", "list")),
+        names.predict("x"),
         names.run_journal("x"),
         names.event("x", "x", "x"),
         names.progress("x", "x"),
@@ -68,6 +72,9 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "pipeline",
         "stage_catalog",
         "model",
+        "endpoint",
+        "serving",
+        "predict",
         "run_journal",
         "event",
         "progress",
@@ -97,18 +104,22 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "audits_of",
         "all_nonces",
         "all_artifacts",
+        "all_predictions",
+        "all_endpoint_keys",
     }
-    internal = {"ticket", "tickets", "nudge", "worker", "presence_key", "nonce"}
+    internal = {"ticket", "tickets", "nudge", "worker", "presence_key", "endpoint_key", "nonce"}
     public = {name for name in vars(subjects.Subjects) if not name.startswith("_")}
     rest = public - in_contract - patterns - internal - {"prefix"}
     others = {one for one in rest if not one.endswith(("_stream", "_bucket", "_consumer"))}
-    assert others == {"read_event", "read_journal", "read_ticket", "read_work"}
+    assert others == {"read_event", "read_journal", "read_ticket", "read_work", "read_predict"}
 
 
 def test_what_is_served_is_what_the_agent_registers():
     registered = {
         one.subject: ((one.takes,), (one.gives,))
-        for one in doors.doors(NAMES, desk.Desk, desk.Desk.submit)
+        for one in doors.doors(
+            NAMES, desk.Desk, desk.Desk.submit, counter.Counter, counter.Counter.undeploy
+        )
     }
     told = {
         one.address: (one.bodies, one.replies)

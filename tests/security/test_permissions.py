@@ -16,7 +16,9 @@ from tests.security import locked
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("security")]
 
-ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER = permissions.ROLES
+ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER, SERVING = (
+    permissions.ROLES
+)
 ASKED = {
     "pipeline.validate",
     "pipeline.status",
@@ -29,17 +31,22 @@ ASKED = {
     "model.promote",
     "model.rollback",
 }
+ENDPOINTS = {"endpoint.list", "endpoint.undeploy"}
+HOST = {"serving.deploy", "serving.halt", "serving.undeploy", "serving.list"}
 TOLD = {"journal", "event", "progress"}
 # Written by hand, beside the table that is tested.
 SAYS = {
-    ORCHESTRATOR: ASKED | {"pipeline.request", "pipeline.queue"},
-    OPERATOR: ASKED | {"swarm.control"},
+    ORCHESTRATOR: ASKED
+    | {"pipeline.request", "pipeline.queue", "endpoint.list", "endpoint.predict"},
+    OPERATOR: ASKED | ENDPOINTS | {"swarm.control", "endpoint.predict"},
     SWARM: {"swarm.work", "swarm.cancel", "swarm.control"},
     SPECIALIST: set(),
     AUDITOR: set(),
     WORKER: set(),
     CALLER: set(),
+    SERVING: set(),
     AGENT: TOLD
+    | HOST
     | {"training.request", "training.cancel", "alert", "deadletter", "audit", "swarm.audit"}
     | {"swarm.work", "swarm.cancel", "swarm.report", "swarm.progress", "swarm.presence"},
 }
@@ -52,7 +59,9 @@ HEARS = {
     AUDITOR: {"swarm.audit"},
     WORKER: set(),
     CALLER: set(),
+    SERVING: HOST | {"endpoint.predict"},
     AGENT: ASKED
+    | ENDPOINTS
     | {"pipeline.request", "event", "swarm.work", "swarm.cancel", "swarm.control"}
     | {"swarm.report", "swarm.progress"},
 }

@@ -1,0 +1,161 @@
+"""Owns the serving host's process: its folder, its cluster, its bus, its end."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import pathlib
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from agent import address, config, layers, tasks
+from agent.artifacts import objects
+from agent.bus import connection, journal
+from agent.execution import cluster
+from agent.serving import desired, host, http, place, rayserve, replica, responder
+from agent.telemetry import logs
+from protocol import artifacts, permissions, subjects
+
+log = structlog.get_logger()
+
+LOOK_S = 0.25
+CONNECT_S = 3.0
+IDLE_S = 20.0
+"""With nothing to serve for so long it ends."""
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+
+def main() -> None:
+    """Serve models until a signal comes, or there is nothing to serve."""
+    parser = argparse.ArgumentParser("agent.serving", description=__doc__)
+    parser.add_argument("--config", type=pathlib.Path, help="the agent's configuration file")
+    settings = layers.load(parser.parse_args().config)
+    logs.configure(settings.logs)
+    own = place.folder(settings.data_path)
+    try:
+        with place.held(own):
+            import uvloop
+
+            uvloop.run(_serve(settings, own))
+    except place.AlreadyServed as error:
+        sys.exit(str(error))
+
+
+async def _serve(settings: config.Settings, own: pathlib.Path) -> None:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    chosen = settings.serving
+    ray = msgspec.structs.replace(
+        settings.ray, cpus=chosen.cpus, object_store_bytes=_OBJECT_STORE_BYTES
+    )
+    joined = await asyncio.to_thread(cluster.start, ray, own)
+    _stop_on_signals(stop)  # Ray's own handler, set since, would abort us
+    names = subjects.Subjects(settings.nats.prefix)
+    deploys = rayserve.RayServe(settings.nats.prefix, lambda ref: _place(settings, own, ref))
+    await deploys.open()
+    with contextlib.closing(http.listen(chosen, own)) as listening:
+        serves = host.Host(deploys, names, http.url_of(listening))
+        async with http.serve(http.App(serves, chosen), listening), _following(serves):
+            place.note(own, http.url_of(listening))
+            log.info("serving.ready", url=http.url_of(listening))
+            attending = asyncio.create_task(_attend(settings, names, serves), name="attend")
+            await _wait_needless(stop, serves, own)
+            await tasks.end(attending)
+    await asyncio.to_thread(cluster.close, joined)
+    log.info("serving.ended")
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+
+
+@contextlib.asynccontextmanager
+async def _following(serves: host.Host) -> AsyncIterator[None]:
+    following = asyncio.create_task(serves.follow(), name="follow")
+    try:
+        yield
+    finally:
+        await tasks.end(following)
+        await serves.close()
+
+
+async def _wait_needless(stop: asyncio.Event, serves: host.Host, own: pathlib.Path) -> None:
+    """Wait for a signal, or until there is nothing to serve, or the folder was taken away."""
+    idle_s = 0.0
+    while not stop.is_set() and idle_s < IDLE_S and place.is_ours(own):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_S):
+                await stop.wait()
+        idle_s = 0.0 if serves.needed else idle_s + LOOK_S
+
+
+async def _attend(settings: config.Settings, names: subjects.Subjects, serves: host.Host) -> None:
+    """Listen on the bus, wherever it is; the agent's own moves when the agent is started anew."""
+    while True:
+        while not (url := _bus_url(settings)):  # noqa: ASYNC110 - another process notes it
+            await asyncio.sleep(LOOK_S)
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                nc = await connection.connect(
+                    url, settings.nats, "serving", role=permissions.SERVING
+                )
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            log.warning("bus.not_reached", reason=str(error) or type(error).__name__)
+            await asyncio.sleep(LOOK_S)
+            continue
+        try:
+            await _listen(nc, names, serves, settings, url)
+        finally:
+            with contextlib.suppress(nats.errors.Error, RuntimeError, OSError):
+                await nc.close()
+
+
+async def _listen(
+    nc: Client,
+    names: subjects.Subjects,
+    serves: host.Host,
+    settings: config.Settings,
+    url: str,
+) -> None:
+    answering = responder.Responder(nc, names, serves)
+    bus = host.Bus(desired.Desired(nc, names), journal.Journal(nc, names))
+    with serves.attached(bus):
+        await answering.open()
+        log.info("serving.attached", bus=config.redact(url))
+        await _wait_moved(nc, settings, url)
+    await answering.close()
+
+
+async def _wait_moved(nc: Client, settings: config.Settings, url: str) -> None:
+    """Wait until the bus is elsewhere, or the connection is over for good."""
+    while not nc.is_closed and (nc.is_connected or _bus_url(settings) == url):  # noqa: ASYNC110 - the same
+        await asyncio.sleep(LOOK_S)
+
+
+def _bus_url(settings: config.Settings) -> str:
+    """Give the bus's URL: the agent's own server has another port after each start.
+
+    Empty while there is none.
+    """
+    found = address.read(settings.data_path)
+    return settings.nats.url or (found.nats_url if found else "")
+
+
+def _place(
+    settings: config.Settings, own: pathlib.Path, ref: artifacts.ArtifactRef
+) -> replica.Place:
+    bus = objects.access(_bus_url(settings), settings.nats, permissions.SERVING)
+    copies = str(own / "artifact-copies")
+    return replica.Place(ref, settings.artifacts_uri, copies, bus, settings.serving.max_rows)
+
+
+if __name__ == "__main__":
+    main()
