@@ -21,6 +21,7 @@ from protocol import (
     pipelines,
     problems,
     roster,
+    serving,
     signing,
     subjects,
     swarm,
@@ -231,6 +232,22 @@ class Client:
         query = commands.CatalogQuery(prefix=prefix)
         return await self._ask(self.names.stage_catalog, query, commands.StageCatalog)
 
+    async def endpoints(self, name: str | None = None) -> serving.EndpointList:
+        """Ask where deployed models answer."""
+        query = serving.EndpointQuery(name)
+        return await self._ask(self.names.endpoint("list"), query, serving.EndpointList)
+
+    async def undeploy(self, name: str, *, by: str = "client") -> serving.Endpoint:
+        """Take an endpoint away."""
+        command = serving.Undeploy(name, by)
+        return await self._ask(self.names.endpoint("undeploy"), command, serving.Endpoint)
+
+    async def predict(self, model: str, asked: serving.Predict) -> tuple[serving.Predicted, str]:
+        """Ask a deployed model; give what it says, and its version."""
+        given, data = await self._exchange(self.names.predict(model), asked, self._timeout_s)
+        told = codec.decode(data, serving.Predicted, given.get(subjects.CONTENT_TYPE))
+        return told, given.get(serving.MODEL_VERSION, "")
+
     def follow(self, run_id: str, *, from_start: bool = True) -> AsyncIterator[Entry]:
         """Read a run's events from its journal, then live, until the run is over."""
         return following.follow(self._nats, self.names, run_id, from_start=from_start)
@@ -288,9 +305,15 @@ class Client:
         *,
         timeout_s: float | None = None,
     ) -> T:
+        given, data = await self._exchange(subject, command, timeout_s or self._timeout_s)
+        return codec.decode(data, kind, given.get(subjects.CONTENT_TYPE))
+
+    async def _exchange(
+        self, subject: str, command: msgspec.Struct, patience: float
+    ) -> tuple[dict[str, str], bytes]:
+        """Ask, and give the answer's headers and its bytes."""
         data = codec.encode(command)
         headers = self._headers(subject, data)
-        patience = timeout_s or self._timeout_s
         try:
             reply = await credentials.ask(
                 self._nats, subject, data, timeout=patience, headers=headers
@@ -306,7 +329,7 @@ class Client:
         given = reply.headers or {}
         if "Nats-Service-Error-Code" in given:
             raise Refused(_problem(reply.data, given.get("Nats-Service-Error", "")))
-        return codec.decode(reply.data, kind, given.get(subjects.CONTENT_TYPE))
+        return given, reply.data
 
 
 def make_request(

@@ -68,7 +68,6 @@ class Undeploy(wire.Command, frozen=True):
 
     name: wire.Id
     by: str = ""
-    reason: str = ""
 
 
 class EndpointQuery(wire.Command, frozen=True):

@@ -19,6 +19,7 @@ from agent.cli import (
     inspection,
     keys,
     local,
+    models,
     orders,
     permissions,
     session,
@@ -44,7 +45,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = {
-    "Start": (local.up, local.demo),
+    "Start": (local.up, models.down, local.demo),
     "Ask for work": (
         orders.run,
         orders.validate,
@@ -62,6 +63,7 @@ COMMANDS = {
         agents.agents,
         audits.audits,
     ),
+    "Deployed models": (models.endpoints, models.predict, models.undeploy),
     "Look things up": (
         inspection.stages,
         inspection.templates,

@@ -8,7 +8,7 @@ import contextlib
 import pathlib
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import nats.errors
@@ -19,7 +19,7 @@ from agent import address, config, layers, tasks
 from agent.artifacts import objects
 from agent.bus import connection, journal
 from agent.execution import cluster
-from agent.serving import desired, host, http, place, rayserve, replica, responder
+from agent.serving import desired, host, http, orders, place, rayserve, replica, responder
 from agent.telemetry import logs
 from protocol import artifacts, permissions, subjects
 
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 LOOK_S = 0.25
 CONNECT_S = 3.0
-IDLE_S = 20.0
+IDLE_S = 5.0
 """With nothing to serve for so long it ends."""
 _OBJECT_STORE_BYTES = 128 * 2**20
 
@@ -62,11 +62,12 @@ async def _serve(settings: config.Settings, own: pathlib.Path) -> None:
     await deploys.open()
     with contextlib.closing(http.listen(chosen, own)) as listening:
         serves = host.Host(deploys, names, http.url_of(listening))
-        async with http.serve(http.App(serves, chosen), listening), _following(serves):
+        told = orders.Orders(serves)
+        async with http.serve(http.App(serves, chosen), listening), _following(serves, told):
             place.note(own, http.url_of(listening))
             log.info("serving.ready", url=http.url_of(listening))
-            attending = asyncio.create_task(_attend(settings, names, serves), name="attend")
-            await _wait_needless(stop, serves, own)
+            attending = asyncio.create_task(_attend(settings, names, serves, told), name="attend")
+            await _wait_needless(stop, lambda: serves.needed or told.under_way, own)
             await tasks.end(attending)
     await asyncio.to_thread(cluster.close, joined)
     log.info("serving.ended")
@@ -78,26 +79,31 @@ def _stop_on_signals(stop: asyncio.Event) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _following(serves: host.Host) -> AsyncIterator[None]:
+async def _following(serves: host.Host, told: orders.Orders) -> AsyncIterator[None]:
     following = asyncio.create_task(serves.follow(), name="follow")
     try:
         yield
     finally:
         await tasks.end(following)
+        await told.close()
         await serves.close()
 
 
-async def _wait_needless(stop: asyncio.Event, serves: host.Host, own: pathlib.Path) -> None:
+async def _wait_needless(
+    stop: asyncio.Event, needed: Callable[[], bool], own: pathlib.Path
+) -> None:
     """Wait for a signal, or until there is nothing to serve, or the folder was taken away."""
     idle_s = 0.0
     while not stop.is_set() and idle_s < IDLE_S and place.is_ours(own):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOOK_S):
                 await stop.wait()
-        idle_s = 0.0 if serves.needed else idle_s + LOOK_S
+        idle_s = 0.0 if needed() else idle_s + LOOK_S
 
 
-async def _attend(settings: config.Settings, names: subjects.Subjects, serves: host.Host) -> None:
+async def _attend(
+    settings: config.Settings, names: subjects.Subjects, serves: host.Host, told: orders.Orders
+) -> None:
     """Listen on the bus, wherever it is; the agent's own moves when the agent is started anew."""
     while True:
         while not (url := _bus_url(settings)):  # noqa: ASYNC110 - another process notes it
@@ -112,26 +118,16 @@ async def _attend(settings: config.Settings, names: subjects.Subjects, serves: h
             await asyncio.sleep(LOOK_S)
             continue
         try:
-            await _listen(nc, names, serves, settings, url)
+            bus = host.Bus(desired.Desired(nc, names), journal.Journal(nc, names))
+            answering = responder.Responder(nc, names, serves, told)
+            with serves.attached(bus):
+                await answering.open()
+                log.info("serving.attached", bus=config.redact(url))
+                await _wait_moved(nc, settings, url)
+            await answering.close()
         finally:
             with contextlib.suppress(nats.errors.Error, RuntimeError, OSError):
                 await nc.close()
-
-
-async def _listen(
-    nc: Client,
-    names: subjects.Subjects,
-    serves: host.Host,
-    settings: config.Settings,
-    url: str,
-) -> None:
-    answering = responder.Responder(nc, names, serves)
-    bus = host.Bus(desired.Desired(nc, names), journal.Journal(nc, names))
-    with serves.attached(bus):
-        await answering.open()
-        log.info("serving.attached", bus=config.redact(url))
-        await _wait_moved(nc, settings, url)
-    await answering.close()
 
 
 async def _wait_moved(nc: Client, settings: config.Settings, url: str) -> None:

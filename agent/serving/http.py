@@ -91,8 +91,9 @@ class App:
 
     async def _health(self, _: Request) -> Response:
         waiting = sorted(self._host.waiting)
-        told = {"status": "starting" if waiting else "ok", "starting": waiting}
-        return _json(told, 503 if waiting else 200)
+        ready = self._host.caught_up and not waiting
+        told = {"status": "ok" if ready else "starting", "starting": waiting}
+        return _json(told, 200 if ready else 503)
 
     async def _openapi(self, request: Request) -> Response:
         return _json(openapi.document(self._host.served(), str(request.base_url)))

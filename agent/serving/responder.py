@@ -13,7 +13,7 @@ from nats.aio.msg import Msg
 
 from agent import tasks
 from agent.bus import endpoints
-from agent.serving import host, replica
+from agent.serving import host, orders, replica
 from protocol import codec, problems, serving, subjects
 
 log = structlog.get_logger(__name__)
@@ -24,10 +24,13 @@ Answering = Callable[[Msg], Coroutine[Any, Any, None]]
 class Responder:
     """Answers on the bus. No message stops it; no error leaves without a Problem."""
 
-    def __init__(self, nc: Client, names: subjects.Subjects, serves: host.Host) -> None:
+    def __init__(
+        self, nc: Client, names: subjects.Subjects, serves: host.Host, told: orders.Orders
+    ) -> None:
         self._nc = nc
         self._names = names
         self._host = serves
+        self._orders = told
         self._subscriptions: list[Any] = []
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -35,10 +38,10 @@ class Responder:
         """Listen; return once the server knows of it."""
         table: list[tuple[str, type[msgspec.Struct], Callable[[Any], Awaitable[msgspec.Struct]]]]
         table = [
-            ("deploy", serving.DeployModel, self._host.deploy),
-            ("halt", serving.HaltDeploy, self._host.halt),
-            ("undeploy", serving.Undeploy, self._host.undeploy),
-            ("list", serving.EndpointQuery, self._host.listed),
+            ("deploy", serving.DeployModel, self._orders.deploy),
+            ("halt", serving.HaltDeploy, self._orders.halt),
+            ("undeploy", serving.Undeploy, self._orders.undeploy),
+            ("list", serving.EndpointQuery, self._orders.listed),
         ]
         await self._listen(self._names.all_predictions, self._predict)
         for action, kind, handler in table:
