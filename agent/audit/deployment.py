@@ -19,7 +19,7 @@ from protocol import credentials, pipelines
 Found = Iterable[findings.Finding]
 _CONNECT_S = 3.0
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_OWN_FILES = (address.FILE, "ray-token", "nats/token", "nats/nats.conf")
+_OWN_FILES = (address.FILE, "ray-token", "serving/ray-token", "nats/token", "nats/nats.conf")
 """In the data folder."""
 _ENCRYPTED = {"https", "wss", "tls"}
 _FILES = (".toml", ".yaml", ".yml")
@@ -117,6 +117,14 @@ def _cluster_is_closed(deployment: Deployment) -> Found:
 
 def _cluster_listens_here_alone(_: Deployment) -> Found:
     return ports.exposed()
+
+
+def _predictions_are_for_this_machine(deployment: Deployment) -> Found:
+    where = deployment.settings.serving.host
+    if not _is_here(where):
+        why = "whoever reaches the serving host may ask deployed models, unencrypted"
+        mend = "set serving.host to 127.0.0.1, with something before it that knows who is allowed"
+        yield findings.Finding("serving/open", "medium", "serving.host", why, mend)
 
 
 def _secret_files_are_closed(deployment: Deployment) -> Found:
@@ -228,6 +236,7 @@ CHECKS: tuple[Callable[[Deployment], Found], ...] = (
     _services_are_encrypted,
     _cluster_is_closed,
     _cluster_listens_here_alone,
+    _predictions_are_for_this_machine,
     _secret_files_are_closed,
     _data_folder_is_closed,
     _configuration_holds_no_secret,

@@ -33,22 +33,24 @@ _OBJECT_STORE_BYTES = 128 * 2**20
 
 
 def main() -> None:
-    """Serve models until a signal comes, or there is nothing to serve."""
+    """Serve models until a signal comes."""
     parser = argparse.ArgumentParser("agent.serving", description=__doc__)
     parser.add_argument("--config", type=pathlib.Path, help="the agent's configuration file")
-    settings = layers.load(parser.parse_args().config)
+    parser.add_argument("--until-idle", action="store_true", help="end once nothing is deployed")
+    flags = parser.parse_args()
+    settings = layers.load(flags.config)
     logs.configure(settings.logs)
     own = place.folder(settings.data_path)
     try:
         with place.held(own):
             import uvloop
 
-            uvloop.run(_serve(settings, own))
+            uvloop.run(_serve(settings, own, stay=not flags.until_idle))
     except place.AlreadyServed as error:
         sys.exit(str(error))
 
 
-async def _serve(settings: config.Settings, own: pathlib.Path) -> None:
+async def _serve(settings: config.Settings, own: pathlib.Path, *, stay: bool) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop)
     chosen = settings.serving
@@ -67,7 +69,7 @@ async def _serve(settings: config.Settings, own: pathlib.Path) -> None:
             place.note(own, http.url_of(listening))
             log.info("serving.ready", url=http.url_of(listening))
             attending = asyncio.create_task(_attend(settings, names, serves, told), name="attend")
-            await _wait_needless(stop, lambda: serves.needed or told.under_way, own)
+            await _wait_needless(stop, lambda: stay or serves.needed or told.under_way, own)
             await tasks.end(attending)
     await asyncio.to_thread(cluster.close, joined)
     log.info("serving.ended")

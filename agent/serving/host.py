@@ -58,6 +58,7 @@ class Host:
         self._names = names
         self._url = url
         self._bus: Bus | None = None
+        self._woken = asyncio.Event()
         self._applied: dict[str, desired.Entry] = {}
         self._about: dict[str, replica.About] = {}
         self._labels: dict[str, str] = {}
@@ -75,6 +76,7 @@ class Host:
     def attached(self, bus: Bus) -> Iterator[None]:
         """Have a bus while the context lasts."""
         self._bus = bus
+        self._woken.set()
         try:
             yield
         finally:
@@ -92,7 +94,10 @@ class Host:
                     await self._catch_up(self._bus)
             except Exception as error:  # noqa: BLE001 - the bus may be away: all goes on as it is
                 log.warning("endpoints.not_read", reason=str(error) or type(error).__name__)
-            await asyncio.sleep(FOLLOW_S)
+            self._woken.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FOLLOW_S):
+                    await self._woken.wait()
 
     def served(self) -> dict[str, tuple[str, replica.About]]:
         """Give each model that is served, with its newest version and what is known of it."""

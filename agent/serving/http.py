@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from agent import config, tasks
 from agent.bus import endpoints
-from agent.serving import host, openapi, place, replica
+from agent.serving import host, inputs, openapi, place, replica
 from protocol import codec, problems, serving, subjects
 
 log = structlog.get_logger(__name__)
@@ -67,14 +67,14 @@ class App:
     async def _predict(self, request: Request) -> Response:
         body = await _body(request, self._most)
         content_type = request.headers.get(subjects.CONTENT_TYPE)
-        if content_type and "msgpack" not in content_type:
+        if content_type != inputs.ARROW and "msgpack" not in (content_type or ""):
             content_type = None  # curl and its like say that JSON is a form
         version, told = await self._host.ask(request.path_params["name"], (body, content_type))
         return Response(
             told.body,
             told.number or 200,
             {serving.MODEL_VERSION: version},
-            media_type=content_type or codec.JSON,
+            media_type=replica.answered_as(content_type) or codec.JSON,
         )
 
     async def _models(self, _: Request) -> Response:
@@ -163,6 +163,8 @@ def _told(handler: Handler) -> Handler:
             response = _json(problem, endpoints.number(problem))
             if problem.code == "overloaded":
                 response.headers[subjects.RETRY_AFTER] = str(endpoints.RETRY_AFTER_S)
+            if isinstance(error, TooLarge):
+                response.headers["Connection"] = "close"  # else the rest would be read as well
             return response
 
     return answer

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import msgspec
 
 from agent.bus import endpoints
-from protocol import codec, problems, serving
+from protocol import codec, diagnosis, problems, serving
 from stages import models, values
 
 MAX_ROWS = 10_000
+ARROW = "application/vnd.apache.arrow.stream"
+"""The content type of a table, for many rows: nothing has to be written and read as text."""
 _NO_NUMBER = re.compile(rb"[:,\[]\s*-?(NaN|Infinity)")
 _TEXTS = ("string", "large_string", "dictionary<values=string")
 _FLOATS = ("double", "float", "halffloat")
@@ -53,11 +55,25 @@ class NotFinite(endpoints.Refusal):
         super().__init__(problems.Problem("invalid_field", message, path=path, hint=hint))
 
 
-class Asked(msgspec.Struct, frozen=True):
-    """One request that can be answered."""
+class NoTable(endpoints.Refusal):
+    """A body says that it is an Arrow stream and is none that can be read."""
 
-    rows: Sequence[Any]
-    single: bool
+    def __init__(self, reason: str) -> None:
+        message = f"not {ARROW}: {reason[:300]}"
+        super().__init__(problems.Problem("invalid_json", message, path="$"))
+
+
+class WrongColumns(endpoints.Refusal):
+    """A table has not the columns that the model takes; all that is wrong is told."""
+
+    def __init__(self, found: list[problems.Problem]) -> None:
+        super().__init__(problems.gather(found))
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """One request that can be answered: an Arrow table, typed as the training rows were."""
+
+    table: Any
     probabilities: bool = False
 
 
@@ -81,16 +97,18 @@ class Inputs:
 
     def read(self, data: bytes, content_type: str | None = None) -> Asked:
         """Read a request; raise codec.ProtocolError or Refusal, with every problem's path."""
+        if content_type == ARROW:
+            return Asked(self._sound(self._from_arrow(data)))
         try:
             asked = codec.decode(data, self._kind, content_type)
         except codec.Unreadable as broken:
             if _NO_NUMBER.search(data):
                 raise NotFinite("$") from broken
             raise
-        checked = self._checked(asked)
-        if content_type and "msgpack" in content_type:
-            self._check_finite(checked)
-        return checked
+        table = self._table(self._rows(asked))
+        if content_type and "msgpack" in content_type:  # JSON has only numbers
+            self._sound(table)
+        return Asked(table, asked.probabilities)
 
     def take(self, rows: Sequence[serving.Row]) -> Asked:
         """Read rows that are decoded already."""
@@ -100,35 +118,78 @@ class Inputs:
         """Give the JSON Schema of a request."""
         return msgspec.json.schema(self._kind, ref_template="#/components/schemas/{name}")
 
-    def frame(self, rows: Sequence[Any]) -> Any:
-        """Make the data frame that the model takes, typed as its training rows were."""
-        import pyarrow as pa
-
-        made = {
-            column.name: pa.array([row[place] for row in rows], _arrow(column.type))
-            for place, column in enumerate(self._columns)
-        }
-        return values.Table(pa.table(made)).pandas()
-
-    def _checked(self, asked: Any) -> Asked:
-        single = asked.row is not None
-        if single == (asked.rows is not None) or asked.rows == []:
+    def _rows(self, asked: Any) -> list[Any]:
+        if (asked.row is not None) == (asked.rows is not None) or asked.rows == []:
             raise NoRows
-        given = [asked.row] if single else asked.rows
+        given: list[Any] = [asked.row] if asked.rows is None else asked.rows
         if len(given) > self._most:
             raise TooManyRows(len(given), self._most)
-        rows = [msgspec.structs.astuple(row) for row in given]
-        return Asked(rows, single, asked.probabilities)
+        return given
 
-    def _check_finite(self, asked: Asked) -> None:
-        """Refuse what MessagePack can carry and JSON cannot."""
-        for place, column in enumerate(self._columns):
-            if column.type not in _FLOATS:
+    def _table(self, rows: list[Any]) -> Any:
+        import pyarrow as pa
+
+        parts = zip(*map(msgspec.structs.astuple, rows), strict=True)
+        pairs = zip(self._columns, parts, strict=True)
+        return pa.table({c.name: pa.array(part, _arrow(c.type)) for c, part in pairs})
+
+    def _from_arrow(self, data: bytes) -> Any:
+        import pyarrow as pa
+
+        try:
+            table = pa.ipc.open_stream(data).read_all()
+            table.validate(full=True)  # it comes from outside: offsets may lead anywhere
+        except (pa.ArrowInvalid, pa.ArrowException, OSError, ValueError) as error:
+            raise NoTable(str(error)) from error
+        if not table.num_rows:
+            raise NoRows
+        if table.num_rows > self._most:
+            raise TooManyRows(table.num_rows, self._most)
+        return self._cast(table)
+
+    def _cast(self, table: Any) -> Any:
+        """Give the columns in their order and types; raise WrongColumns."""
+        import pyarrow as pa
+
+        found, made = list(self._strange(table.column_names)), {}
+        for column in self._columns:
+            if table.column_names.count(column.name) != 1:
+                message = f"column {column.name!r} is needed once"
+                found.append(problems.Problem("invalid_field", message, path=f"$.{column.name}"))
                 continue
-            for number, row in enumerate(asked.rows):
-                if row[place] is not None and not math.isfinite(row[place]):
-                    where = "$.row" if asked.single else f"$.rows[{number}]"
-                    raise NotFinite(f"{where}.{column.name}")
+            try:
+                made[column.name] = table[column.name].cast(_arrow(column.type))
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                message = str(error)[:300]
+                found.append(problems.Problem("invalid_field", message, path=f"$.{column.name}"))
+        if found:
+            raise WrongColumns(found)
+        return pa.table(made)
+
+    def _strange(self, names: Sequence[str]) -> Iterator[problems.Problem]:
+        known = [column.name for column in self._columns]
+        for name in names:
+            if name not in known:
+                said, hint = f"unknown column {name[:80]!r}", diagnosis.near(name, known)
+                yield problems.Problem("unknown_field", said, path=f"$.{name[:80]}", hint=hint)
+
+    def _sound(self, table: Any) -> Any:
+        """Refuse numbers that are none, which a model would take for what it likes."""
+        import pyarrow.compute as pc
+
+        for column in self._columns:
+            if column.type in _FLOATS:
+                place = pc.index(pc.is_finite(table[column.name]), value=False).as_py()
+                if place >= 0:
+                    raise NotFinite(f"$.rows[{place}].{column.name}")
+        return table
+
+
+def frame(asked: Sequence[Asked]) -> Any:
+    """Make the data frame of several requests, one after the other."""
+    import pyarrow as pa
+
+    return values.Table(pa.concat_tables([one.table for one in asked])).pandas()
 
 
 def _row(columns: Sequence[models.Column]) -> Any:

@@ -84,7 +84,7 @@ class Keeper:
         # Not by asyncio, which ends its children with itself.
         self._pid = os.posix_spawn(
             sys.executable,
-            [sys.executable, "-m", "agent.serving"],
+            [sys.executable, "-m", "agent.serving", "--until-idle"],
             self._environment(),
             file_actions=[nothing, told, (os.POSIX_SPAWN_DUP2, 1, 2)],
             setsid=True,

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agent.serving import replica
+from agent.serving import inputs, replica
 from protocol import codec, problems, serving
 
 Served = Mapping[str, tuple[str, replica.About]]
@@ -82,7 +82,7 @@ def _predict(name: str, version: str, about: replica.About) -> dict[str, Any]:
     return {
         "operationId": f"predict-{name}",
         "summary": f"{card.task} of {card.target} by {card.estimator}, version {version}",
-        "requestBody": {"required": True, "content": {codec.JSON: body}},
+        "requestBody": {"required": True, "content": {codec.JSON: body, inputs.ARROW: {}}},
         "responses": {
             "200": {
                 "description": "what the model predicts",

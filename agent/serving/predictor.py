@@ -39,11 +39,10 @@ class Predictor:
 
     def predict(self, asked: Sequence[inputs.Asked]) -> list[serving.Predicted]:
         """Answer several requests with one look at the model; raise a Refusal for them all."""
-        rows = [row for one in asked for row in one.rows]
         probable = any(one.probabilities for one in asked)
         if probable and not self._probable:
             raise NoProbabilities
-        frame = self.inputs.frame(rows)
+        frame = inputs.frame(asked)
         try:
             said = self._estimator.predict(frame).tolist()
             likely = self._likely(frame) if probable else None
@@ -61,7 +60,7 @@ class Predictor:
         """Give each request its part."""
         parts, start = [], 0
         for one in asked:
-            part = slice(start, start + len(one.rows))
+            part = slice(start, start + one.table.num_rows)
             start = part.stop
             if one.probabilities and likely is not None:
                 told = serving.Predicted(said[part], likely[part], self.card.classes)

@@ -15,7 +15,7 @@ import msgspec
 from agent.artifacts import objects, store
 from agent.bus import endpoints
 from agent.execution import faults
-from agent.serving import inputs, predictor
+from agent.serving import inputs, ports, predictor
 from protocol import artifacts, codec, problems
 from stages import models
 
@@ -48,6 +48,7 @@ class Replica:
     """Answers for one version of a model. Made by Ray Serve of plain bytes."""
 
     def __init__(self, place: bytes) -> None:
+        ports.open_none()
         self._predictor: predictor.Predictor | None = None
         try:
             self._predictor = _load(msgspec.json.decode(place, type=Place))
@@ -86,7 +87,10 @@ class Replica:
         except Exception as error:  # noqa: BLE001 - it is told to whoever asked
             return self._one_by_one(asked, questions, error)
         pairs = zip(asked, said, strict=True)
-        return {place: (OK, codec.encode(told, questions[place][1])) for place, told in pairs}
+        return {
+            place: (OK, codec.encode(told, answered_as(questions[place][1])))
+            for place, told in pairs
+        }
 
     def _one_by_one(
         self,
@@ -103,6 +107,11 @@ class Replica:
         return found
 
 
+def answered_as(content_type: str | None) -> str | None:
+    """Give the content type of the answer to a request: tables are answered in JSON."""
+    return None if content_type == inputs.ARROW else content_type
+
+
 def _load(place: Place) -> predictor.Predictor:
     kept = store.Store(place.uri, pathlib.Path(place.copies), place.bus)
     model = cast("models.Model", kept.get(place.model))
@@ -116,7 +125,7 @@ def _refused(error: Exception, question: Question) -> Answer:
         problem = faults.problem_of(error)
         problem = msgspec.structs.replace(problem, traceback=None)
     try:
-        body = codec.encode(problem, question[1])
+        body = codec.encode(problem, answered_as(question[1]))
     except codec.ProtocolError:  # the content type itself was the problem
         body = codec.encode(problem)
     return endpoints.number(problem), body

@@ -72,7 +72,8 @@ class Responder:
             return
         headers = {serving.MODEL_VERSION: version}
         if told.number == replica.OK:
-            await self._respond(message, told.body, sender.content_type, headers)
+            answered = replica.answered_as(sender.content_type)
+            await self._respond(message, told.body, answered, headers)
         else:
             problem = codec.decode(told.body, problems.Problem, _known(sender.content_type))
             await self._refuse(message, problem, sender.content_type, headers)

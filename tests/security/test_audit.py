@@ -118,6 +118,12 @@ async def test_an_open_cluster_and_leave_to_join_one_are_found(open_cluster, tmp
     assert rules(check, audited(tmp_path)) == set()
 
 
+def test_models_that_other_machines_may_ask_are_found(tmp_path):
+    check = deployment._predictions_are_for_this_machine
+    assert rules(check, audited(tmp_path)) == set()
+    assert rules(check, audited(tmp_path, "serving.host=0.0.0.0")) == {("serving/open", "medium")}
+
+
 HOST = """
 import os, sys
 from agent import config, layers

@@ -23,7 +23,9 @@ from tests.security.test_permissions import probing
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("security")]
 
-ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER = permissions.ROLES
+ORCHESTRATOR, SWARM, OPERATOR, AGENT, SPECIALIST, AUDITOR, WORKER, CALLER, SERVING = (
+    permissions.ROLES
+)
 NAMES = locked.NAMES
 EVERYTHING = permissions.Extras(reads=("LOGS",), secrets=True, objects=True, replays=True)
 API, BUCKET = "$JS.API", NAMES.artifacts_stream
@@ -33,10 +35,10 @@ MORE = {
     f"{API}.STREAM.MSG.GET.LOGS": {WORKER},
     f"{API}.CONSUMER.CREATE.LOGS.x.y": {WORKER},
     f"{API}.STREAM.MSG.GET.KV_{NAMES.secrets_bucket}": {WORKER},
-    f"{API}.STREAM.MSG.GET.{BUCKET}": {*INSIDERS, OPERATOR},
-    f"{API}.DIRECT.GET.{BUCKET}": {*INSIDERS, OPERATOR},
+    f"{API}.STREAM.MSG.GET.{BUCKET}": {*INSIDERS, OPERATOR, SERVING},
+    f"{API}.DIRECT.GET.{BUCKET}": {*INSIDERS, OPERATOR, SERVING},
     f"{API}.STREAM.PURGE.{BUCKET}": {*INSIDERS, OPERATOR},
-    f"{API}.STREAM.INFO.{BUCKET}": {*INSIDERS, OPERATOR},
+    f"{API}.STREAM.INFO.{BUCKET}": {*INSIDERS, OPERATOR, SERVING},
     f"$O.{NAMES.artifacts_bucket}.C.x": INSIDERS,
     f"$O.{NAMES.artifacts_bucket}.M.x": INSIDERS,
     f"{API}.STREAM.CREATE.{BUCKET}": {AGENT},
@@ -94,7 +96,9 @@ def open_store(url, keys, role, folder):
 
 
 async def test_who_works_with_artifacts_shares_them_through_the_bus(wide, trusted, tmp_path):
-    stores = {role: open_store(wide, trusted, role, tmp_path) for role in (*INSIDERS, OPERATOR)}
+    stores = {
+        role: open_store(wide, trusted, role, tmp_path) for role in (*INSIDERS, OPERATOR, SERVING)
+    }
     large = values.Text("x" * 300_000)
 
     def share():
@@ -106,6 +110,8 @@ async def test_who_works_with_artifacts_shares_them_through_the_bus(wide, truste
             assert all(one.renew(ref) for ref in refs.values())
         with pytest.raises(errors.StoreRefused, match="permissions violation"):
             stores[OPERATOR].put(samples.report(7))
+        with pytest.raises(errors.StoreRefused, match="permissions violation"):
+            stores[SERVING].put(samples.report(8))
         swept = garbage.collect(stores[OPERATOR], {refs[AGENT].digest}, 0)
         assert (swept.deleted, swept.kept) == (3, 1)
         assert stores[AGENT].get(refs[AGENT]).data == values_of[AGENT].data

@@ -11,13 +11,15 @@ import pytest
 import pytest_asyncio
 
 from agent import config, service
-from protocol import accounts, client, events, permissions
+from agent.cli import ending
+from protocol import accounts, client, events, permissions, serving
 from tests.security import locked
 from tests.service import helpers
 from tests.service.helpers import stage
 
 pytestmark = [*helpers.MARKS, pytest.mark.slow]
-ORCHESTRATOR, _, OPERATOR, AGENT, SPECIALIST, _, WORKER, _ = permissions.ROLES
+ORCHESTRATOR, _, OPERATOR, AGENT, SPECIALIST, _, WORKER, _, SERVING = permissions.ROLES
+MODULES = (*helpers.MODULES, "tests.serving.sample_stages")
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +35,11 @@ async def agent(ray_cluster, keys, folder, tmp_path_factory):  # noqa: ARG001 - 
             tmp_path_factory.mktemp("locked"),
             nats=bus,
             specialist=config.Specialist(nkey_seed=keys.seeds[SPECIALIST]),
+            serving=config.Serving(nkey_seed=keys.seeds[SERVING], cpus=1),
         )
-        async with service.running(settings, modules=helpers.MODULES) as running:
+        async with service.running(settings, modules=MODULES) as running:
             yield running
+        await asyncio.to_thread(ending.end, settings.data_path)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -86,6 +90,25 @@ async def test_a_pipeline_runs_from_request_to_model_with_every_part_under_its_r
     assert (await operator.catalog()).stages
     assert [one async for one in operator.journal(run_id)]
     assert complaints(folder) == before == []
+
+
+async def test_a_model_is_deployed_and_asked_with_every_part_under_its_role(
+    orchestrator, operator, folder
+):
+    fit = stage("fit", "serving.fit", {"slope": 2.0})
+    go = stage("go", "deploy.model", {"name": "line"}, inputs={"model": "fit"})
+    run_id = await helpers.submit(orchestrator, fit, go)
+    async with asyncio.timeout(90):  # a serving host is started for it
+        assert [one async for one in orchestrator.follow(run_id)]
+    status = await orchestrator.status(run_id)
+    assert status.state == "succeeded", status.problem
+    for asker in (orchestrator, operator):
+        told, version = await asker.predict("line", serving.Predict(row={"x": 2}))
+        assert [round(one, 6) for one in told.predictions] == [4.0]
+        (listed,) = (await asker.endpoints()).endpoints
+        assert (listed.state, listed.versions[0].version) == ("serving", version)
+    assert (await operator.undeploy("line", by="ada")).state == "gone"
+    assert complaints(folder) == []
 
 
 async def test_an_operator_sees_what_happens_as_it_happens(orchestrator, operator, folder):

@@ -45,7 +45,7 @@ def test_rows_become_a_frame_typed_as_in_training():
     import pyarrow as pa
 
     reader = inputs.Inputs(COLUMNS)
-    frame = reader.frame(reader.read(asked()).rows)
+    frame = inputs.frame([reader.read(asked())])
     instant = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     trained = pa.table(
         {
@@ -88,11 +88,45 @@ def test_what_is_no_number_is_refused_in_messagepack_too():
     assert caught.value.problem.path == "$.rows[1].x"
 
 
+def streamed(**columns):
+    import pyarrow as pa
+
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def test_a_table_is_taken_as_it_is_and_its_columns_checked_as_those_of_rows():
+    columns = [models.Column("x", "double"), models.Column("n", "int8")]
+    reader = inputs.Inputs(columns, most=3)
+    taken = reader.read(streamed(n=[1, 2], x=[0, 1]), inputs.ARROW)
+    rows = [{"x": 0.0, "n": 1}, {"x": 1.0, "n": 2}]
+    assert inputs.frame([taken]).equals(inputs.frame([reader.take(rows)]))
+
+    def wrong(body):
+        with pytest.raises(endpoints.Refusal) as caught:
+            reader.read(body, inputs.ARROW)
+        problem = caught.value.problem
+        return {(one.code, one.path) for one in problem.problems or [problem]}
+
+    assert wrong(streamed(n=[300], z=[1.0])) == {
+        ("unknown_field", "$.z"),
+        ("invalid_field", "$.x"),
+        ("invalid_field", "$.n"),
+    }
+    assert wrong(streamed(x=[1.0, math.nan], n=[1, 2])) == {("invalid_field", "$.rows[1].x")}
+    assert wrong(streamed(x=[1.0] * 4, n=[1] * 4)) == {("payload_too_large", "$.rows")}
+    assert wrong(streamed(x=[], n=[])) == {("invalid_field", "$")}
+    assert wrong(b"PK") == wrong(streamed(x=[1.0], n=[1])[:60]) == {("invalid_json", "$")}
+
+
 def test_more_rows_than_are_taken_are_refused():
     columns = [models.Column("x", "double")]
     body = b'{"rows": [{"x": 1}, {"x": 2}, {"x": 3}]}'
     assert found(body, columns, most=2) == {("payload_too_large", "$.rows")}
-    assert len(inputs.Inputs(columns, most=3).read(body).rows) == 3
+    assert inputs.Inputs(columns, most=3).read(body).table.num_rows == 3
 
 
 def test_a_column_that_no_request_can_carry_is_refused_from_the_start():

@@ -10,6 +10,7 @@ import pathlib
 import signal
 from urllib.parse import unquote, urlsplit
 
+import httpx
 import msgspec
 import nats.errors
 import psutil
@@ -139,6 +140,24 @@ async def test_the_host_explains_itself(work):
 
 
 @pytest.mark.usefixtures("line")
+async def test_nothing_of_a_host_listens_to_other_machines(work):
+    tree = [psutil.Process(work.host.pid), *work.tree()]
+    heard = {one.pid: _listening(one) for one in tree}
+    assert {where for all_ in heard.values() for where, _ in all_} == {"127.0.0.1"}
+    (replica,) = work.replicas()
+    assert len(heard[replica]) == 1  # Ray's own, which asks for the token; none of Serve's
+
+
+def _listening(process: psutil.Process) -> set[tuple[str, int]]:
+    found = process.net_connections("inet")
+    return {
+        (one.laddr.ip.removeprefix("::ffff:"), one.laddr.port)
+        for one in found
+        if one.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.usefixtures("line")
 async def test_the_same_model_again_is_one_deployment(work, ask):
     before = work.replicas()
     status, told = await work.deploy(ask, "line", 2.0)
@@ -166,6 +185,38 @@ async def test_a_late_owner_deploys_nothing(work, ask, line):
     before = await work.slope("line")
     assert await command(ask, "deploy", order(line, epoch=0)) == "conflict"
     assert await work.slope("line") == before
+
+
+async def test_the_next_owner_attaches_to_a_deployment_that_is_under_way(work, ask, line):
+    orders = [order(line, name="twice", key="twice", epoch=epoch) for epoch in (1, 2)]
+    told = await asyncio.gather(*(command(ask, "deploy", one) for one in orders))
+    assert told[0] == told[1]
+    assert await work.slope("twice") == (2.0, "9")
+    stream, entry = ask.names.endpoints_stream, ask.names.endpoint_key("twice")
+    kept = json.loads((await ask.connection.jetstream().get_last_msg(stream, entry)).data)
+    assert kept["done"]["twice"]["epoch"] == 2
+    await ask.undeploy("twice")
+    assert (await work.post("twice", ROW)).status_code == 404
+    await wait_until(lambda: len(work.replicas()) == 1)
+
+
+@pytest.mark.usefixtures("line")
+async def test_a_body_without_end_is_not_read_to_its_end(work):
+    async def endless():
+        while True:
+            yield b" " * 2**20
+
+    with contextlib.suppress(httpx.TransportError):  # it may be hung up on before it hears why
+        answer = await work.post("line", endless())
+        assert (answer.status_code, answer.json()["code"]) == (413, "payload_too_large")
+
+
+@pytest.mark.usefixtures("line")
+async def test_a_killed_replica_is_started_again(work):
+    before, (replica,) = await work.slope("line"), work.replicas()
+    os.kill(replica, signal.SIGKILL)
+    assert await work.wait_slope("line") == before
+    await wait_until(lambda: len(work.replicas() - {replica}) == 1)
 
 
 @pytest.mark.usefixtures("line")
