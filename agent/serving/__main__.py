@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 
 import msgspec
 import nats.errors
+import psutil
 import structlog
 from nats.aio.client import Client
 
@@ -141,10 +142,11 @@ async def _wait_moved(nc: Client, settings: config.Settings, url: str) -> None:
 def _bus_url(settings: config.Settings) -> str:
     """Give the bus's URL: the agent's own server has another port after each start.
 
-    Empty while there is none.
+    Empty while there is none: a note may be left of an agent that was killed.
     """
     found = address.read(settings.data_path)
-    return settings.nats.url or (found.nats_url if found else "")
+    there = found is not None and psutil.pid_exists(found.pid)
+    return settings.nats.url or (found.nats_url if found and there else "")
 
 
 def _place(

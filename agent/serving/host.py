@@ -35,6 +35,13 @@ class BusAway(endpoints.Refusal):
         super().__init__(problems.Problem("unavailable", "the bus is away", retryable=True))
 
 
+class Conflict(endpoints.Refusal):
+    """Somebody else has changed what is to be served of the model."""
+
+    def __init__(self, changed: desired.Changed) -> None:
+        super().__init__(problems.Problem("conflict", str(changed), retryable=True))
+
+
 class Bus(msgspec.Struct, frozen=True):
     """What the host needs of the bus."""
 
@@ -150,8 +157,7 @@ class Host:
         try:
             await self.bus.desired.put(entry, revision)
         except desired.Changed as error:
-            problem = problems.Problem("conflict", str(error), retryable=True)
-            raise endpoints.Refusal(problem) from error
+            raise Conflict(error) from error
         await self._apply(entry)
 
     async def _catch_up(self, bus: Bus) -> None:

@@ -81,7 +81,7 @@ class Orders:
         job = self._jobs.get(command.key)
         if job is None:
             job = self._jobs[command.key] = _Job(command)
-            job.task = asyncio.create_task(self._deploy(job), name="deploy")
+            job.task = asyncio.create_task(self._deployed(job), name="deploy")
             job.task.add_done_callback(lambda _: self._jobs.pop(command.key))
         job.epoch = max(job.epoch, command.epoch)
         await asyncio.wait({job.task})
@@ -112,6 +112,15 @@ class Orders:
         entries = [entry for entry, _ in await self._host.bus.desired.all() if entry.versions]
         wanted = [one for one in entries if query.name in {None, one.name}]
         return serving.EndpointList([self._host.endpoint(one) for one in wanted])
+
+    async def _deployed(self, job: _Job) -> serving.Endpoint:
+        try:
+            return await self._deploy(job)
+        except host.Conflict:  # another host may have been asked for the very same
+            entry, _ = await self._host.bus.desired.get(job.command.name)
+            if job.command.key not in entry.done:
+                raise
+            return self._host.endpoint(entry)
 
     async def _deploy(self, job: _Job) -> serving.Endpoint:
         command = job.command

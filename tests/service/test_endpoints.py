@@ -20,6 +20,8 @@ ENDPOINTS = {
     "approve",
     "catalog",
     "control",
+    "endpoints",
+    "undeploy",
 }
 CODE = "Nats-Service-Error-Code"
 
