@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ def doors(
     at: desk.Desk,
     submit: endpoints.Handler,
     models: counter.Counter,
-    undeploy: endpoints.Handler,
+    changing: Mapping[str, endpoints.Handler],
 ) -> list[endpoints.Endpoint]:
     """Give every endpoint about runs and deployed models; requests go to `submit`."""
     table: list[tuple[str, str, type[msgspec.Struct], type[msgspec.Struct], Any]] = [
@@ -55,11 +56,18 @@ def doors(
             models.listed,
         ),
         (
+            "rollback",
+            names.endpoint("rollback"),
+            serving.RollBack,
+            serving.Endpoint,
+            changing["rollback"],
+        ),
+        (
             "undeploy",
             names.endpoint("undeploy"),
             serving.Undeploy,
             serving.Endpoint,
-            undeploy,
+            changing["undeploy"],
         ),
     ]
     return [endpoints.Endpoint(*row) for row in table]

@@ -355,9 +355,12 @@ class Agent:
             speaker = guide.Guide(self._nc, self.names, at_desk, submit)
             await self._open_to_agents(speaker, audit)
 
-    def _open_models(self, audit: auditing.AuditLog) -> tuple[counter.Counter, endpoints.Handler]:
+    def _open_models(
+        self, audit: auditing.AuditLog
+    ) -> tuple[counter.Counter, dict[str, endpoints.Handler]]:
         models = counter.Counter(self._models, self.names)
-        return models, audit.watching("undeploy", models.undeploy)
+        changing: dict[str, Any] = {"rollback": models.roll_back, "undeploy": models.undeploy}
+        return models, {name: audit.watching(name, one) for name, one in changing.items()}
 
     async def _open_to_agents(self, speaker: guide.Guide, audit: auditing.AuditLog) -> None:
         chosen = self.settings.prompting

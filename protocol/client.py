@@ -242,6 +242,13 @@ class Client:
         command = serving.Undeploy(name, by)
         return await self._ask(self.names.endpoint("undeploy"), command, serving.Endpoint)
 
+    async def roll_back(
+        self, name: str, *, by: str = "client", reason: str = ""
+    ) -> serving.Endpoint:
+        """Let the version before serve again."""
+        command = serving.RollBack(name, by, reason, uuid.uuid4().hex)
+        return await self._ask(self.names.endpoint("rollback"), command, serving.Endpoint)
+
     async def predict(self, model: str, asked: serving.Predict) -> tuple[serving.Predicted, str]:
         """Ask a deployed model; give what it says, and its version."""
         given, data = await self._exchange(self.names.predict(model), asked, self._timeout_s)

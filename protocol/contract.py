@@ -181,10 +181,12 @@ def _endpoints(names: subjects.Subjects) -> list[Channel]:
     )
     return [
         _asked("endpoint.list", names.endpoint("list"), serving.EndpointQuery, several),
+        _asked("endpoint.rollback", names.endpoint("rollback"), serving.RollBack, one),
         _asked("endpoint.undeploy", names.endpoint("undeploy"), serving.Undeploy, one),
         predict,
-        _served("serving.deploy", names.serving("deploy"), serving.DeployModel, one),
+        _served("serving.deploy", names.serving("deploy"), serving.DeployModel, serving.Deployment),
         _served("serving.halt", names.serving("halt"), serving.HaltDeploy, serving.DeployHalted),
+        _served("serving.rollback", names.serving("rollback"), serving.RollBack, one),
         _served("serving.undeploy", names.serving("undeploy"), serving.Undeploy, one),
         _served("serving.list", names.serving("list"), serving.EndpointQuery, several),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from protocol import artifacts, commands, pipelines, problems, wire
+from protocol import artifacts, commands, pipelines, problems, serving, wire
 
 RUN = "run"
 """The scope of an event about the run itself; otherwise the scope is a stage id."""
@@ -248,6 +248,21 @@ class StageRegistered(StageEvent, frozen=True, tag="stage.registered", kw_only=T
     aliases: list[str] = []
 
 
+class StageShifted(StageEvent, frozen=True, tag="stage.shifted", kw_only=True):
+    """Requests for a model have moved from one version to another."""
+
+    model: str
+    version: str
+    """The new one."""
+    before: str = ""
+    phase: serving.ShiftPhase
+    percent: float
+    """Of the requests that the new version gets from now on."""
+    reason: str = ""
+    measured: dict[str, float] = {}
+    """In the step that ends with it: requests, errors, 95th percentiles."""
+
+
 class StageDeployed(StageEvent, frozen=True, tag="stage.deployed", kw_only=True):
     """A version of a model serves."""
 
@@ -280,6 +295,7 @@ AnyEvent = (
     | StageDenied
     | FallbackUsed
     | StageRegistered
+    | StageShifted
     | StageDeployed
 )
 

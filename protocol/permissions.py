@@ -359,8 +359,10 @@ _STEERING = (
     "stage.catalog",
 )
 _MODELS = ("model.list", "model.promote", "model.rollback")
-_ENDPOINTS = ("endpoint.list", "endpoint.undeploy")
-_SERVING = ("serving.deploy", "serving.halt", "serving.undeploy", "serving.list")
+_ENDPOINTS = ("endpoint.list", "endpoint.rollback", "endpoint.undeploy")
+_SERVING = tuple(
+    f"serving.{action}" for action in ("deploy", "halt", "rollback", "undeploy", "list")
+)
 _TOLD = ("journal", "event", "progress")
 _KEPT = ("alert", "deadletter", "audit")
 _SWARM_TOLD = ("swarm.report", "swarm.progress", "swarm.presence")

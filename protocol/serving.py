@@ -12,6 +12,8 @@ MODEL_VERSION = "Model-Version"
 """The header of every answer of an endpoint: which version of the model has given it."""
 
 Replicas = Annotated[int, msgspec.Meta(ge=1, le=64)]
+Percent = Annotated[int, msgspec.Meta(ge=1, le=99)]
+ShiftPhase = Literal["canary", "serves", "rolled_back"]
 Row = dict[str, Any]
 """The model's columns by name; null is a missing value."""
 
@@ -34,6 +36,34 @@ class Predicted(wire.Fact, frozen=True):
     """The labels that the probabilities are of, in their order."""
 
 
+class Canary(wire.Command, frozen=True, kw_only=True):
+    """How requests move to a new version: by steps, and all of them back where it is worse."""
+
+    steps: Annotated[tuple[Percent, ...], msgspec.Meta(min_length=1, max_length=20)] = (10, 50)
+    """Its shares of the requests, one after the other; then all are its own."""
+    hold_s: wire.Seconds = 60.0
+    """Each step lasts so long at least, and until it has answered `min_requests`."""
+    min_requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
+    """Nothing is said of its errors or its latency of fewer."""
+    wait_s: wire.Seconds = 600.0
+    """A step that has had too few requests by then shows nothing: they move back."""
+    answer_s: Annotated[float, msgspec.Meta(gt=0)] = 5.0
+    """What it has not answered by then is an error, and the version before answers it."""
+    max_error_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
+    """Of its requests, those that it did not answer and the version before did."""
+    max_latency_ratio: Annotated[float, msgspec.Meta(ge=1)] = 2.0
+    """Of its 95th percentile to that of the version before in the same step."""
+
+
+class HeldBack(wire.Command, frozen=True, kw_only=True):
+    """Rows with their target on which a version must not be worse than the one that serves."""
+
+    table: artifacts.ArtifactRef
+    metric: str
+    max_worse: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """As a share of the metric of the version that serves."""
+
+
 class DeployModel(wire.Command, frozen=True, kw_only=True):
     """Let a version of a model serve; the same `key` again attaches, or tells what came of it."""
 
@@ -47,6 +77,30 @@ class DeployModel(wire.Command, frozen=True, kw_only=True):
     run_id: wire.Id
     epoch: int
     """Of the run's owner: who has lost the run meanwhile deploys nothing."""
+    canary: Canary | None = None
+    """Without one all requests move at once."""
+    held_back: HeldBack | None = None
+    keep_s: wire.Seconds = 0.0
+    """The version before is kept running for so long, so that it is back at once."""
+    asker: str = ""
+    """Who attaches: a deployment that has failed is told to who has waited for it, and is made
+    again for who asks anew."""
+    since: wire.Time | None = None
+    """Of the last shift that the asker knows of."""
+
+
+class Shift(wire.Fact, frozen=True, kw_only=True):
+    """Requests have moved from one version to another."""
+
+    at: wire.Time
+    phase: ShiftPhase
+    percent: float
+    """Of the requests that the new version gets from now on."""
+    before: str = ""
+    """The version that gets the others."""
+    reason: str = ""
+    measured: dict[str, float] = {}
+    """In the step that ends with it."""
 
 
 class HaltDeploy(wire.Command, frozen=True):
@@ -70,6 +124,16 @@ class Undeploy(wire.Command, frozen=True):
     by: str = ""
 
 
+class RollBack(wire.Command, frozen=True):
+    """Let the version before serve again; a deployment that is under way is stopped instead."""
+
+    name: wire.Id
+    by: str = ""
+    reason: str = ""
+    key: str = ""
+    """The same key again is the same, and done once."""
+
+
 class EndpointQuery(wire.Command, frozen=True):
     """Ask for endpoints."""
 
@@ -83,6 +147,7 @@ class EndpointVersion(wire.Fact, frozen=True):
     digest: artifacts.Digest
     replicas: int
     weight: float = 1.0
+    """A new version that is tried out by steps has its part, and the one before the rest."""
 
 
 class Endpoint(wire.Fact, frozen=True):
@@ -95,6 +160,18 @@ class Endpoint(wire.Fact, frozen=True):
     """Where predictions are asked for by HTTP."""
     subject: str = ""
     """Where they are asked for on the bus."""
+    before: str = ""
+    """The version that a rollback brings back."""
+
+
+class Deployment(wire.Fact, frozen=True):
+    """How far a deployment is. What kept it from being done is told as a problem instead."""
+
+    endpoint: Endpoint
+    under_way: bool = False
+    """Ask again for what comes next."""
+    shifts: list[Shift] = []
+    """Those that the asker does not know of."""
 
 
 class EndpointList(wire.Fact, frozen=True):

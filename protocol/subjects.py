@@ -71,11 +71,11 @@ class Subjects(msgspec.Struct, frozen=True):
         return f"{self.prefix}.ml.model.{token(action)}"
 
     def endpoint(self, action: str) -> str:
-        """Name an endpoint about deployed models: `list` or `undeploy`."""
+        """Name an endpoint about deployed models: `list`, `rollback` or `undeploy`."""
         return f"{self.prefix}.ml.endpoint.{token(action)}"
 
     def serving(self, action: str) -> str:
-        """Where whoever serves models is told: `deploy`, `halt`, `undeploy` or `list`."""
+        """Where whoever serves models is told: `deploy`, `halt`, `rollback`, `undeploy`, `list`."""
         return f"{self.prefix}.ml.serving.{token(action)}"
 
     def predict(self, model: str) -> str:

@@ -18,7 +18,7 @@ class AuditRecord(wire.Fact, frozen=True, kw_only=True):
     agent: str
     action: str
     """`submit`, `queue`, `cancel`, `resume`, `approve`, `deny`, `control`,
-    `undeploy` or a refused `prompt`."""
+    `undeploy`, `rollback` or a refused `prompt`."""
     outcome: str
     """`ok`, or the code of the problem it was refused with."""
     signed_by: str

@@ -32,6 +32,7 @@ ACTIONS = {
     "resume": "resume",
     "approve": "approve",
     "control": "control",
+    "rollback": "rollback",
     "undeploy": "undeploy",
 }
 """What is asked for, by the name of the endpoint or stream: everything that changes something."""

@@ -17,7 +17,7 @@ from protocol import pipelines, problems, signing, subjects
 
 DEPLOYS = "deploy."
 """What the kinds of stages that put a model to work begin with."""
-RIGHTS = {"queue": "submit", "deny": "approve", "undeploy": "deploy"}
+RIGHTS = {"queue": "submit", "deny": "approve", "rollback": "deploy", "undeploy": "deploy"}
 """The right that an action takes, where it has another name."""
 
 _WRONG_SEQUENCE = 10071

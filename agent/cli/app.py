@@ -63,7 +63,7 @@ COMMANDS = {
         agents.agents,
         audits.audits,
     ),
-    "Deployed models": (models.endpoints, models.predict, models.undeploy),
+    "Deployed models": (models.endpoints, models.predict, models.rollback, models.undeploy),
     "Look things up": (
         inspection.stages,
         inspection.templates,

@@ -163,6 +163,10 @@ def _registered(event: events.StageRegistered) -> str:
     return f"{event.model} version {event.version} {' '.join(event.aliases)}"
 
 
+def _shifted(event: events.StageShifted) -> str:
+    return f"{event.model} version {event.version} has {event.percent:g} %  {event.reason}".rstrip()
+
+
 def _answered(event: events.StageApproved | events.StageDenied) -> str:
     return f"by {event.by} {event.comment}"
 
@@ -182,6 +186,7 @@ DETAILS: dict[type[events.Event], Callable[[Any], str]] = {
     events.StageRetrying: _went_wrong,
     events.StageDelegated: lambda event: f"to {event.specialist}",
     events.StageRegistered: _registered,
+    events.StageShifted: _shifted,
     events.StageDeployed: lambda event: f"{event.model} version {event.version} at {event.url}",
     events.StageSkipped: lambda event: event.reason,
     events.StageApproved: _answered,

@@ -1,4 +1,4 @@
-"""Owns the commands about deployed models: endpoints, predict, undeploy, down."""
+"""Owns the commands about deployed models: endpoints, predict, rollback, undeploy, down."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def endpoints(ctx: typer.Context) -> None:
         console.write_json(found)
         return
     console.table(
-        ("model", "state", "version", "replicas", "subject", "url"),
+        ("model", "state", "version", "before", "replicas", "subject", "url"),
         (
             (
                 console.escape(one.name),
                 one.state,
-                console.escape(", ".join(each.version for each in one.versions)),
+                console.escape(", ".join(map(_shown, one.versions))),
+                console.escape(one.before),
                 ", ".join(str(each.replicas) for each in one.versions),
                 one.subject,
                 one.url,
@@ -65,6 +66,21 @@ def predict(
         console.write(console.escape(f"{said}  {more}".rstrip()))
 
 
+def rollback(
+    ctx: typer.Context,
+    model: Model,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the audit log.")] = "",
+) -> None:
+    """Let the version before serve again, or stop a deployment that is under way."""
+    here: session.Session = ctx.obj
+    found = here.ask(lambda agent: agent.roll_back(_token(model), by=_me(), reason=reason))
+    if here.json:
+        console.write_json(found)
+    else:
+        serves = console.escape(", ".join(map(_shown, found.versions)))
+        console.write(f"[bold]{console.escape(found.name)}[/] version {serves} serves")
+
+
 def undeploy(ctx: typer.Context, model: Model) -> None:
     """Take an endpoint away."""
     here: session.Session = ctx.obj
@@ -88,6 +104,10 @@ def down(ctx: typer.Context) -> None:
         console.write(f"{what} (process {pid}) has ended")
     if not ended:
         console.write("nothing was running")
+
+
+def _shown(one: serving.EndpointVersion) -> str:
+    return one.version if one.weight == 1 else f"{one.version} ({one.weight:.0%})"
 
 
 def _rows(text: str) -> Any:

@@ -27,6 +27,7 @@ _BEGUN = (
     events.StageStarted,
     events.StageDelegated,
     events.StageRegistered,
+    events.StageShifted,
     events.StageDeployed,
 )
 """Comes again with each hold, and so tells of no progress."""

@@ -144,6 +144,10 @@ _SENTENCES: dict[type[events.Event], Callable[[Any], str]] = {
     events.StageApproved: lambda e: f"{e.by} approved {_name(e)}{_after(e.comment)}",
     events.StageDenied: lambda e: f"{e.by} denied {_name(e)}{_after(e.comment)}",
     events.FallbackUsed: lambda e: f"{e.fallback} stands in for {_name(e)}",
+    events.StageShifted: lambda e: (
+        f"{_name(e)}: version {e.version} of {e.model} has {e.percent:g} % of the requests"
+        f"{_after(e.reason)}"
+    ),
     events.StageDeployed: lambda e: f"{_name(e)} deployed {e.model} version {e.version}: {e.url}",
     events.StageRegistered: lambda e: f"{_name(e)} registered {e.model} version {e.version}",
 }

@@ -17,6 +17,7 @@ _EARLY = dt.timedelta(milliseconds=50)
 _FACTS: dict[str, type[events.StageEvent]] = {
     "delegated": events.StageDelegated,
     "registered": events.StageRegistered,
+    "shifted": events.StageShifted,
     "deployed": events.StageDeployed,
     "fallback_used": events.FallbackUsed,
 }

@@ -255,7 +255,10 @@ def _cancelled(run: state.RunState, event: events.StageCancelled) -> None:
 
 def _noted(
     run: state.RunState,
-    event: events.StageDelegated | events.StageRegistered | events.StageDeployed,
+    event: events.StageDelegated
+    | events.StageRegistered
+    | events.StageShifted
+    | events.StageDeployed,
 ) -> None:
     run.move(_unit(run, event), event)
 
@@ -334,6 +337,7 @@ _HANDLERS: dict[type[events.Event], Callable[[state.RunState, Any], None]] = {
     events.StageCancelled: _cancelled,
     events.StageDelegated: _noted,
     events.StageRegistered: _noted,
+    events.StageShifted: _noted,
     events.StageDeployed: _noted,
     events.ApprovalRequested: _approval_requested,
     events.StageApproved: _answered,

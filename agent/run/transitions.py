@@ -50,6 +50,7 @@ STAGE: dict[str, dict[type[events.Event], str]] = {
         events.StageCancelled: "cancelled",
         events.StageDelegated: "running",
         events.StageRegistered: "running",
+        events.StageShifted: "running",
         events.StageDeployed: "running",
         events.FallbackUsed: "running",
         events.RunRecovered: "pending",

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
+
+import msgspec
+
 from agent.bus import endpoints
 from agent.serving import desired, keeper
 from protocol import codec, problems, serving, subjects
@@ -28,13 +32,21 @@ class Counter:
 
     async def undeploy(self, command: serving.Undeploy, _: endpoints.Caller) -> serving.Endpoint:
         """Take an endpoint away, which the host does; none is started for what is not there."""
+        return await self._changed("undeploy", command)
+
+    async def roll_back(self, command: serving.RollBack, _: endpoints.Caller) -> serving.Endpoint:
+        """Let the version before serve again, which the host does."""
+        key = command.key or uuid.uuid4().hex
+        return await self._changed("rollback", msgspec.structs.replace(command, key=key))
+
+    async def _changed(
+        self, action: str, command: serving.Undeploy | serving.RollBack
+    ) -> serving.Endpoint:
         if command.name not in {one.name for one in await self._keeper.wanted()}:
             message = f"no model {command.name!r} is deployed"
             raise endpoints.Refusal(problems.Problem("not_found", message, path="$.name"))
         try:
-            return codec.decode(
-                await self._keeper.ask("undeploy", command, CHANGE_S), serving.Endpoint
-            )
+            return codec.decode(await self._keeper.ask(action, command, CHANGE_S), serving.Endpoint)
         except keeper.Refused as refused:
             raise endpoints.Refusal(refused.problem) from refused
         except keeper.NoHost as error:

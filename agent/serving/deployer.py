@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
-from agent.serving import replica
+from agent.serving import replica, trials
 from protocol import artifacts, problems, serving
 
 
@@ -51,11 +51,22 @@ class Deployer(Protocol):
         It gets no requests yet. One that did not start leaves nothing behind, and touches no other.
         """
 
-    async def try_out(self, version: Version, rows: Sequence[serving.Row]) -> None:
-        """Let a version predict, which warms it; raise NotStarted where it cannot."""
+    async def answer(self, key: str, question: replica.Question) -> replica.Answer:
+        """Ask a version that may not serve yet."""
+
+    async def score(self, key: str, held_back: serving.HeldBack) -> replica.Answer:
+        """Have a version score itself on rows with their target: a number as JSON, or a problem."""
+
+    async def is_whole(self, version: Version) -> bool:
+        """Tell whether all replicas of a version run."""
 
     def shift(self, name: str, weights: Mapping[str, float]) -> None:
         """Give each version of a model, by key, its share of the requests from now on."""
+
+    def share(
+        self, name: str, before: str, candidate: str, percent: float, answer_s: float
+    ) -> trials.Trial:
+        """Give a version its part of the requests, with the version before to stand in for it."""
 
     async def stop(self, key: str) -> None:
         """Stop a version once what it was asked is answered."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from typing import Any, cast
 
 import msgspec
@@ -16,11 +17,19 @@ from agent.execution import base, faults
 from agent.run import effects
 from agent.serving import inputs, keeper
 from protocol import artifacts, codec, problems, serving, subjects
-from stages import models, values
+from stages import kit, models, values
 from stages.deploy import model as deploy
+from stages.evaluate import scores
 
 NAME = deploy.NAME
 _AWAY = "what deploys it has not answered; the same deployment asked for again is not made twice"
+
+
+class NoRows(kit.DataFault):
+    """There is nothing to compare the versions on."""
+
+    def __init__(self) -> None:
+        super().__init__("max_worse takes the input rows", path="$.with.max_worse")
 
 
 class DeployExecutor:
@@ -67,21 +76,36 @@ class DeployExecutor:
         stage = msgspec.convert(dict(work.params), deploy.Deploy)
         try:
             command = await asyncio.to_thread(self._command, work, stage)
-            reply = await self._keeper.ask("deploy", command, stage.within_s)
+            longest_s = stage.within_s + (stage.canary.longest_s if stage.canary else 0)
+            done, measured = await self._asked(command, longest_s, watcher)
         except keeper.Refused as refused:
             return base.Failed(refused.problem)
         except (keeper.NoHost, nats.errors.Error, TimeoutError) as error:
-            message = str(error) or f"it does not serve after {stage.within_s:g} s: {_AWAY}"
+            message = str(error) or f"it does not serve after {longest_s:g} s: {_AWAY}"
             return base.Failed(problems.Problem("unavailable", message, retryable=True))
         except Exception as error:  # noqa: BLE001 - what was given cannot be read
             return base.Failed(faults.problem_of(error))
-        found = codec.decode(reply, serving.Endpoint)
-        told = {"model": command.name, "version": command.version, "url": found.url}
+        told = {"model": command.name, "version": command.version, "url": done.url}
         told["subject"] = self._names.predict(command.name)
         watcher.note("deployed", told)
-        report = values.Report(_report(command, told))
+        report = values.Report(_report(command, told) | {"measured": measured})
         outputs = {"report": await asyncio.to_thread(self._store.put, report)}
-        return base.Succeeded(outputs, {}, time.monotonic() - started)
+        return base.Succeeded(outputs, measured, time.monotonic() - started)
+
+    async def _asked(
+        self, command: serving.DeployModel, longest_s: float, watcher: base.Watcher
+    ) -> tuple[serving.Endpoint, dict[str, float]]:
+        """Ask until it is done, and note each shift; give what was measured last, too."""
+        end, measured = time.monotonic() + longest_s, dict[str, float]()
+        while True:
+            reply = await self._keeper.ask("deploy", command, end - time.monotonic())
+            told = codec.decode(reply, serving.Deployment)
+            for shift in told.shifts:
+                watcher.note("shifted", _noted(command, shift))
+                command = msgspec.structs.replace(command, since=shift.at)
+                measured = shift.measured
+            if not told.under_way:
+                return told.endpoint, measured
 
     def _command(self, work: effects.Work, stage: deploy.Deploy) -> serving.DeployModel:
         model = _single(work.inputs["model"])
@@ -94,12 +118,28 @@ class DeployExecutor:
             key=work.idempotency_key,
             run_id=work.key.run_id,
             epoch=work.epoch,
+            canary=_canary(stage),
+            held_back=self._held_back(work, model, stage),
+            keep_s=stage.keep_s,
+            asker=uuid.uuid4().hex,
         )
 
     def _version(self, work: effects.Work, model: artifacts.ArtifactRef) -> str:
         registered = work.inputs.get("registered")
         data = getattr(self._store.get(_single(registered)), "data", {}) if registered else {}
         return str(data.get("version") or model.digest[7:19])
+
+    def _held_back(
+        self, work: effects.Work, model: artifacts.ArtifactRef, stage: deploy.Deploy
+    ) -> serving.HeldBack | None:
+        if stage.max_worse is None:
+            return None
+        rows = work.inputs.get("rows")
+        if rows is None:
+            raise NoRows
+        task = cast("models.Model", self._store.get(model)).card.task
+        metric = stage.metric or scores.DEFAULTS[task]
+        return serving.HeldBack(table=_single(rows), metric=metric, max_worse=stage.max_worse)
 
     def _rows(
         self, work: effects.Work, model: artifacts.ArtifactRef, count: int
@@ -113,6 +153,18 @@ class DeployExecutor:
         names = [column.name for column in card.columns]
         few = table.arrow.select(names).slice(0, count).to_pylist()
         return [{name: inputs.plain(value) for name, value in row.items()} for row in few]
+
+
+def _canary(stage: deploy.Deploy) -> serving.Canary | None:
+    if stage.canary is None:
+        return None
+    return serving.Canary(**msgspec.structs.asdict(stage.canary))
+
+
+def _noted(command: serving.DeployModel, shift: serving.Shift) -> dict[str, Any]:
+    told = ("before", "phase", "percent", "reason", "measured")
+    about = {"model": command.name, "version": command.version}
+    return about | {name: getattr(shift, name) for name in told}
 
 
 def _report(command: serving.DeployModel, told: dict[str, str]) -> dict[str, Any]:

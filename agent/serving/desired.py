@@ -47,6 +47,20 @@ class Entry(msgspec.Struct, frozen=True):
     name: str
     versions: list[Wanted] = []
     done: dict[str, Done] = {}
+    before: Wanted | None = None
+    """What served before, which a rollback brings back."""
+
+    @property
+    def newest(self) -> Wanted | None:
+        """Give the version that serves."""
+        return self.versions[-1] if self.versions else None
+
+    def served_by(self, wanted: Wanted, key: str, epoch: int = 0) -> Entry:
+        """Give the entry in which another version serves."""
+        last = self.newest
+        same = last is None or last.model.digest == wanted.model.digest
+        done = self.with_done(key, Done(wanted.version, wanted.model.digest, epoch))
+        return Entry(self.name, [wanted], done, self.before if same else last)
 
     def with_done(self, key: str, done: Done) -> dict[str, Done]:
         """Give what is remembered, with one more."""
@@ -96,7 +110,9 @@ class Desired:
 
 def shown(entry: Entry) -> list[serving.EndpointVersion]:
     """Give the versions of an entry as they are told."""
-    return [
-        serving.EndpointVersion(one.version, one.model.digest, one.replicas, one.weight)
-        for one in entry.versions
-    ]
+    return [told(one) for one in entry.versions]
+
+
+def told(one: Wanted) -> serving.EndpointVersion:
+    """Give a version as it is told."""
+    return serving.EndpointVersion(one.version, one.model.digest, one.replicas, one.weight)

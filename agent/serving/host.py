@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import structlog
 
 from agent import tasks
 from agent.bus import endpoints, journal
-from agent.serving import deployer, desired, replica, routes
+from agent.serving import deployer, desired, replica, routes, trials, warmth
 from protocol import problems, serving, subjects
 
 log = structlog.get_logger(__name__)
@@ -54,8 +55,6 @@ class Host:
 
     def __init__(self, deploys: deployer.Deployer, names: subjects.Subjects, url: str) -> None:
         self.deployer = deploys
-        self.changing = asyncio.Lock()
-        """Held by whoever changes what is served."""
         self.waiting: frozenset[str] = frozenset()
         """Models that are to be served and are not yet."""
         self.caught_up = False
@@ -70,7 +69,12 @@ class Host:
         self._about: dict[str, replica.About] = {}
         self._labels: dict[str, str] = {}
         """The version of the model by the key of what is deployed."""
+        self._shared: dict[str, list[serving.EndpointVersion]] = {}
+        """The versions of a model of which one is tried out, with their shares."""
         self._errands: set[asyncio.Task[None]] = set()
+        self._warm = warmth.Warm(self._let_go)
+        self._locks: collections.defaultdict[str, asyncio.Lock]
+        self._locks = collections.defaultdict(asyncio.Lock)
 
     @property
     def bus(self) -> Bus:
@@ -78,6 +82,10 @@ class Host:
         if self._bus is None:
             raise BusAway
         return self._bus
+
+    def changing(self, name: str) -> asyncio.Lock:
+        """Give what is held by whoever changes what is served of a model."""
+        return self._locks[name]
 
     @contextlib.contextmanager
     def attached(self, bus: Bus) -> Iterator[None]:
@@ -91,6 +99,7 @@ class Host:
 
     async def close(self) -> None:
         """Stop what is under way; what is deployed ends with its cluster."""
+        self._warm.close()
         await tasks.end(*self._errands)
 
     async def follow(self) -> None:
@@ -131,34 +140,55 @@ class Host:
         return serving.Endpoint(
             entry.name,
             "serving" if ready else "starting",
-            desired.shown(entry),
+            self._shared.get(entry.name) or desired.shown(entry),
             f"{self._url}/v1/models/{entry.name}:predict",
             self._names.predict(entry.name),
+            entry.before.version if entry.before else "",
         )
 
     @contextlib.asynccontextmanager
     async def started(self, candidate: deployer.Version) -> AsyncIterator[None]:
-        """Start a version; where what follows fails, stop it, unless it served before."""
-        known = candidate.key in self._about
+        """Start a version; where what follows fails, all is again as it was."""
+        serves = candidate.key in self._keys(candidate.name)
         await self._wait_stopped()
+        self._warm.take(candidate.name, candidate.key)
         try:
             self._about[candidate.key] = await self.deployer.start(candidate)
             yield
         except BaseException as error:
-            if not known:
+            self._restore(candidate.name)
+            if not serves:
                 self._about.pop(candidate.key, None)
                 await self.deployer.stop(candidate.key)
             if isinstance(error, deployer.NotStarted):
                 raise endpoints.Refusal(error.problem) from error
             raise
 
-    async def change(self, entry: desired.Entry, revision: int) -> None:
-        """Write down what is to be served, and bring it about."""
+    async def settle(self, entry: desired.Entry) -> desired.Wanted | None:
+        """Bring about what is to be served before it is changed; give the version that serves."""
+        if entry.versions != self._known(entry.name):
+            await self._apply_or_tell(entry)
+        return entry.newest if entry.versions == self._known(entry.name) else None
+
+    def share(
+        self, entry: desired.Entry, wanted: desired.Wanted, percent: float, answer_s: float
+    ) -> trials.Trial:
+        """Give a version that is started its part of the requests."""
+        assert entry.newest is not None
+        before, candidate = (version(entry.name, one).key for one in (entry.newest, wanted))
+        self._labels[candidate] = wanted.version
+        part = msgspec.structs.replace(wanted, weight=percent / 100)
+        rest = msgspec.structs.replace(entry.newest, weight=1 - percent / 100)
+        self._shared[entry.name] = [desired.told(rest), desired.told(part)]
+        return self.deployer.share(entry.name, before, candidate, percent, answer_s)
+
+    async def change(self, entry: desired.Entry, revision: int, keep_s: float = 0.0) -> None:
+        """Write down what is to be served, and bring it about; keep what served for a while."""
         try:
             await self.bus.desired.put(entry, revision)
         except desired.Changed as error:
             raise Conflict(error) from error
-        await self._apply(entry)
+        await self._apply(entry, keep_s)
 
     async def _catch_up(self, bus: Bus) -> None:
         entries = [entry for entry, _ in await bus.desired.all()]
@@ -167,13 +197,18 @@ class Host:
         self.caught_up = True
         self.needed = any(one.versions for one in entries)
         for one in behind:
-            async with self.changing:
+            if self.changing(one.name).locked():
+                continue  # whoever changes it sees to it, and may take long
+            async with self.changing(one.name):
                 entry, _ = await bus.desired.get(one.name)  # it may have changed meanwhile
                 await self._apply_or_tell(entry)
 
     def _known(self, name: str) -> list[desired.Wanted]:
         applied = self._applied.get(name)
         return applied.versions if applied else []
+
+    def _keys(self, name: str) -> set[str]:
+        return {version(name, one).key for one in self._known(name)}
 
     async def _apply_or_tell(self, entry: desired.Entry) -> None:
         try:
@@ -183,21 +218,37 @@ class Host:
         else:
             self.waiting -= {entry.name}
 
-    async def _apply(self, entry: desired.Entry) -> None:
+    async def _apply(self, entry: desired.Entry, keep_s: float = 0.0) -> None:
         """Start what is missing, give each version its share, and stop what has none."""
         await self._wait_stopped()
-        before = {version(entry.name, one).key for one in self._known(entry.name)}
-        shares = {}
+        before = self._keys(entry.name)
         for wanted in entry.versions:
             one = version(entry.name, wanted)
+            self._warm.take(entry.name, one.key)
             self._about[one.key] = await self.deployer.start(one)
             self._labels[one.key] = wanted.version
-            shares[one.key] = wanted.weight
-        self.deployer.shift(entry.name, shares)
         self._applied[entry.name] = entry
-        for key in before - set(shares):
-            self._about.pop(key, None)
-            self._errand(self.deployer.stop(key))
+        self._shift(entry)
+        spare = self._warm.take(entry.name)
+        for key in (before | ({spare} if spare else set())) - self._keys(entry.name):
+            if keep_s and entry.before and version(entry.name, entry.before).key == key:
+                self._warm.keep(entry.name, key, keep_s)
+            else:
+                self._let_go(key)
+
+    def _restore(self, name: str) -> None:
+        """End a trial: who served has all requests again."""
+        if name in self._shared:
+            self._shift(self._applied[name])
+
+    def _shift(self, entry: desired.Entry) -> None:
+        shares = {version(entry.name, one).key: one.weight for one in entry.versions}
+        self.deployer.shift(entry.name, shares)
+        self._shared.pop(entry.name, None)
+
+    def _let_go(self, key: str) -> None:
+        self._about.pop(key, None)
+        self._errand(self.deployer.stop(key))
 
     async def _wait_stopped(self) -> None:
         """Start nothing while something stops: it may be the same."""

@@ -1,4 +1,4 @@
-"""Owns what a serving host is told: deploy, halt, undeploy, list.
+"""Owns what a serving host is told: deploy, halt, roll back, undeploy, list.
 
 A version serves once it was loaded, has predicted, and stands in the bucket: in this order, so that
 whoever starts the host anew finds only versions that work. A run's owner that is no owner any more
@@ -14,10 +14,13 @@ import structlog
 
 from agent import tasks
 from agent.bus import endpoints
-from agent.serving import desired, host
+from agent.serving import desired, host, jobs, rollout
 from protocol import codec, events, problems, serving
 
 log = structlog.get_logger(__name__)
+
+STOP_S = 60.0
+MOST_ENDED = 100
 
 
 class Superseded(endpoints.Refusal):
@@ -44,6 +47,22 @@ class NotDeployed(endpoints.Refusal):
         super().__init__(problems.Problem("not_found", message, path="$.name"))
 
 
+class NothingBefore(endpoints.Refusal):
+    """There is no version to go back to."""
+
+    def __init__(self, name: str) -> None:
+        message = f"no version of {name!r} has served before the one that serves"
+        super().__init__(problems.Problem("not_found", message, path="$.name"))
+
+
+class Stopped(endpoints.Refusal):
+    """Somebody has stopped the deployment."""
+
+    def __init__(self, what: str, by: str, reason: str = "") -> None:
+        after = f": {reason}" if reason else ""
+        super().__init__(problems.Problem("denied", f"{what} by {by or 'nobody known'}{after}"))
+
+
 class Halted(endpoints.Refusal):
     """The deployment was stopped."""
 
@@ -51,21 +70,15 @@ class Halted(endpoints.Refusal):
         super().__init__(problems.Problem("cancelled", f"deployment {key!r} was stopped"))
 
 
-class _Job:
-    """A deployment that is under way; `epoch` is the highest of those who have asked for it."""
-
-    def __init__(self, command: serving.DeployModel) -> None:
-        self.command = command
-        self.epoch = command.epoch
-        self.task: asyncio.Task[serving.Endpoint]
-
-
 class Orders:
     """Carries out commands; each can come again."""
 
     def __init__(self, serves: host.Host) -> None:
         self._host = serves
-        self._jobs: dict[str, _Job] = {}
+        self._jobs: dict[str, jobs.Job] = {}
+        self._ended: dict[str, jobs.Job] = {}
+        """The last that have failed, for those who have not heard of it yet."""
+        self._rollbacks: dict[str, asyncio.Task[serving.Endpoint]] = {}
 
     @property
     def under_way(self) -> bool:
@@ -74,36 +87,49 @@ class Orders:
 
     async def close(self) -> None:
         """Stop what is under way."""
-        await tasks.end(*(job.task for job in self._jobs.values()))
+        await tasks.end(*(job.task for job in self._jobs.values()), *self._rollbacks.values())
 
-    async def deploy(self, command: serving.DeployModel) -> serving.Endpoint:
+    async def deploy(self, command: serving.DeployModel) -> serving.Deployment:
         """Let a version serve; asked again, attach to what is under way."""
-        job = self._jobs.get(command.key)
-        if job is None:
-            job = self._jobs[command.key] = _Job(command)
-            job.task = asyncio.create_task(self._deployed(job), name="deploy")
-            job.task.add_done_callback(lambda _: self._jobs.pop(command.key))
+        job = self._job(command)
+        job.askers.add(command.asker)
         job.epoch = max(job.epoch, command.epoch)
-        await asyncio.wait({job.task})
+        await job.wait_news(command.since)
+        news = job.unknown(command.since)
+        if not job.task.done() or (news and job.failed):
+            entry, _ = await self._host.bus.desired.get(command.name)
+            return serving.Deployment(self._host.endpoint(entry), under_way=True, shifts=news)
         if job.task.cancelled():
-            raise Halted(command.key)
-        return job.task.result()
+            raise job.stopped or Halted(command.key)
+        return serving.Deployment(job.task.result(), shifts=news)
 
     async def halt(self, command: serving.HaltDeploy) -> serving.DeployHalted:
         """Stop a deployment that is under way."""
         job = self._jobs.get(command.key)
         if job is not None:
-            await tasks.end(job.task, again_s=60.0)
+            await tasks.end(job.task, again_s=STOP_S)
         halted = job is not None and job.task.cancelled()
         return serving.DeployHalted(command.key, halted)
 
+    async def roll_back(self, command: serving.RollBack) -> serving.Endpoint:
+        """Let the version before serve again; asked again, attach to what is under way."""
+        task = self._rollbacks.get(command.key)
+        if task is None:
+            task = asyncio.create_task(self._rolled_back(command), name="rollback")
+            self._rollbacks[command.key] = task
+            task.add_done_callback(lambda _: self._rollbacks.pop(command.key))
+        await asyncio.wait({task})
+        return task.result()
+
     async def undeploy(self, command: serving.Undeploy) -> serving.Endpoint:
         """Take an endpoint away."""
-        async with self._host.changing:
+        await self._stop(command.name, Stopped("the endpoint was taken away", command.by))
+        async with self._host.changing(command.name):
             entry, revision = await self._host.bus.desired.get(command.name)
             if not entry.versions:
                 raise NotDeployed(command.name)
-            await self._host.change(msgspec.structs.replace(entry, versions=[]), revision)
+            gone = msgspec.structs.replace(entry, versions=[], before=None)
+            await self._host.change(gone, revision)
         log.info("endpoint.undeployed", model=command.name, by=command.by)
         return serving.Endpoint(command.name, "gone")
 
@@ -113,7 +139,53 @@ class Orders:
         wanted = [one for one in entries if query.name in {None, one.name}]
         return serving.EndpointList([self._host.endpoint(one) for one in wanted])
 
-    async def _deployed(self, job: _Job) -> serving.Endpoint:
+    def _job(self, command: serving.DeployModel) -> jobs.Job:
+        """Give the deployment of a key; one that has failed only to who has waited for it."""
+        ended = self._ended.get(command.key)
+        if ended is not None and command.asker in ended.askers:
+            return ended
+        job = self._jobs.get(command.key)
+        if job is None:
+            self._ended.pop(command.key, None)
+            job = self._jobs[command.key] = jobs.Job(command)
+            job.task = asyncio.create_task(self._deployed(job), name="deploy")
+            job.task.add_done_callback(lambda _: self._over(job))
+        return job
+
+    def _over(self, job: jobs.Job) -> None:
+        self._jobs.pop(job.command.key)
+        if job.failed:
+            self._ended[job.command.key] = job
+            for key in list(self._ended)[:-MOST_ENDED]:
+                del self._ended[key]
+        job.wake()
+
+    async def _stop(self, name: str, why: endpoints.Refusal) -> bool:
+        """Stop what is under way for a model; tell whether there was anything."""
+        found = [job for job in self._jobs.values() if job.command.name == name]
+        for job in found:
+            job.stopped = why
+        await tasks.end(*(job.task for job in found), again_s=STOP_S)
+        return any(job.task.cancelled() for job in found)
+
+    async def _rolled_back(self, command: serving.RollBack) -> serving.Endpoint:
+        why = Stopped("it was rolled back", command.by, command.reason)
+        stopped = await self._stop(command.name, why)
+        async with self._host.changing(command.name):
+            entry, revision = await self._host.bus.desired.get(command.name)
+            if command.key in entry.done:
+                return self._host.endpoint(entry)
+            wanted = entry.newest if stopped else entry.before
+            if wanted is None:
+                raise NothingBefore(command.name)
+            changed = entry.served_by(wanted, command.key)
+            async with self._host.started(host.version(command.name, wanted)):
+                await self._host.change(changed, revision)
+        told = {"version": wanted.version, "by": command.by, "reason": command.reason}
+        log.info("endpoint.rolled_back", model=command.name, **told)
+        return self._host.endpoint(changed)
+
+    async def _deployed(self, job: jobs.Job) -> serving.Endpoint:
         try:
             return await self._deploy(job)
         except host.Conflict:  # another host may have been asked for the very same
@@ -122,26 +194,30 @@ class Orders:
                 raise
             return self._host.endpoint(entry)
 
-    async def _deploy(self, job: _Job) -> serving.Endpoint:
+    async def _deploy(self, job: jobs.Job) -> serving.Endpoint:
         command = job.command
-        async with self._host.changing:
+        async with self._host.changing(command.name):
             entry, revision = await self._host.bus.desired.get(command.name)
             if command.key in entry.done:
                 return self._host.endpoint(entry)
             await self._check_owner(job)
+            before = await self._host.settle(entry)
             wanted = desired.Wanted(command.version, command.model, command.replicas)
-            candidate = host.version(command.name, wanted)
-            async with self._host.started(candidate):
-                await self._host.deployer.try_out(candidate, command.rows)
-                await self._check_owner(job)
-                done = desired.Done(command.version, command.model.digest, job.epoch)
-                known = entry.with_done(command.key, done)
-                changed = desired.Entry(command.name, [wanted], known)
-                await self._host.change(changed, revision)
-        log.info("endpoint.deployed", model=command.name, version=command.version)
+            moving = rollout.Rollout(self._host, entry, command, job.tell)
+            try:
+                async with self._host.started(host.version(command.name, wanted)):
+                    await moving.run(wanted, before)
+                    await self._check_owner(job)
+                    changed = entry.served_by(wanted, command.key, job.epoch)
+                    await self._host.change(changed, revision, command.keep_s)
+            except BaseException as error:
+                if moving.percent:
+                    moving.shift("rolled_back", 0, job.why(error))
+                raise
+            moving.shift("serves", 100)
         return self._host.endpoint(changed)
 
-    async def _check_owner(self, job: _Job) -> None:
+    async def _check_owner(self, job: jobs.Job) -> None:
         run_id = job.command.run_id
         last = await self._host.bus.journal.last(run_id)
         if last is None:

@@ -8,7 +8,8 @@ from typing import Any
 from agent.bus import endpoints
 from agent.serving import inputs
 from protocol import problems, serving
-from stages import models
+from stages import models, values
+from stages.evaluate import predictions, scores
 
 
 class CannotPredict(endpoints.Refusal):
@@ -49,6 +50,11 @@ class Predictor:
         except (ValueError, TypeError) as error:
             raise CannotPredict(str(error)) from error
         return list(self._shared(asked, said, likely))
+
+    def score(self, table: values.Table, metric: str) -> float:
+        """Compute a metric on rows that hold the target."""
+        found = predictions.said(self.card, self._estimator, table)
+        return scores.compute(metric, found.actual, found.predicted, classes=found.classes)
 
     def _likely(self, frame: Any) -> list[list[float]]:
         order = [self._estimator.classes_.tolist().index(label) for label in self.card.classes]

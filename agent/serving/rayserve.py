@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
-from agent.serving import deployer, replica, routes
+from agent.serving import deployer, replica, routes, trials
 from protocol import artifacts, problems, serving
 
 START_S = 120.0
+DRAIN_S = 30.0
+"""How long what a version was asked is waited for before it is stopped."""
+HEALTH_S = 1.0
+"""How often Serve looks whether a replica is there, which nobody may be asking just then."""
 _LOOK_S = 0.05
 _CPUS = 0.01
 """Of a replica, to Ray: a model waits most of the time, and must find a place beside its like."""
@@ -32,6 +37,7 @@ class _Live:
 
     def __init__(self, version: deployer.Version, handle: Any, about: replica.About) -> None:
         self.version = version
+        self.handle = handle
         self.about = about
         self.route = routes.Route(version.key, handle.predict.remote, version.replicas)
 
@@ -67,32 +73,47 @@ class RayServe:
             raise
         return about
 
-    async def try_out(self, version: deployer.Version, rows: Sequence[serving.Row]) -> None:
-        """Let a version predict; raise NotStarted where it cannot."""
-        if not rows:
-            return
-        body = msgspec.json.encode({"rows": rows})
-        number, told = await self._live[version.key].route.ask((body, None))
-        if number != replica.OK:
-            problem = msgspec.json.decode(told, type=problems.Problem)
-            raise deployer.NotStarted(version.key, problem)
+    async def answer(self, key: str, question: replica.Question) -> replica.Answer:
+        """Ask a version that may not serve yet."""
+        return await self._live[key].route.ask(question)
+
+    async def score(self, key: str, held_back: serving.HeldBack) -> replica.Answer:
+        """Have a version score itself."""
+        handle = self._live[key].handle
+        number, body = await handle.score.remote(msgspec.json.encode(held_back))
+        return number, body
+
+    async def is_whole(self, version: deployer.Version) -> bool:
+        """Tell whether all replicas of a version run."""
+        return await self._call(self._running, version.key) >= version.replicas
 
     def shift(self, name: str, weights: Mapping[str, float]) -> None:
         """Give each version its share of the requests."""
         shares = {self._live[key].route: weight for key, weight in weights.items()}
         self._router.shift(name, shares)
 
+    def share(
+        self, name: str, before: str, candidate: str, percent: float, answer_s: float
+    ) -> trials.Trial:
+        """Give a version its part of the requests."""
+        old, new = self._live[before].route, self._live[candidate].route
+        trial = trials.Trial(old, new, percent, answer_s)
+        self._router.try_out(name, trial)
+        return trial
+
     async def stop(self, key: str) -> None:
-        """Stop a version once what it was asked is answered."""
+        """Stop a version once what it was asked is answered; one that hangs is not waited for."""
         live = self._live.pop(key, None)
         if live is not None:
-            await live.route.wait_idle()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await live.route.wait_idle()
         await self._delete(key)
 
     async def ask(self, name: str, question: replica.Question) -> deployer.Told:
         """Ask a model."""
-        route = self._router.pick(name)
-        return deployer.Told(route.key, *await route.ask(question))
+        key, answer = await self._router.ask(name, question)
+        return deployer.Told(key, *answer)
 
     async def _started(self, version: deployer.Version) -> replica.About:
         handle = await self._run(version)
@@ -114,6 +135,7 @@ class RayServe:
             max_ongoing_requests=2 * routes.AT_WORK_EACH,
             ray_actor_options={"num_cpus": _CPUS},
             logging_config={"enable_access_log": False, "log_level": "WARNING"},
+            health_check_period_s=HEALTH_S,
             graceful_shutdown_wait_loop_s=0.1,
             graceful_shutdown_timeout_s=5.0,
         )
@@ -143,6 +165,13 @@ class RayServe:
 
         found = serve.status().applications.get(self._app(key))
         return (found.status.value, found.message) if found else ("NOT_STARTED", "")
+
+    def _running(self, key: str) -> int:
+        from ray import serve
+
+        found = serve.status().applications.get(self._app(key))
+        told = found.deployments.get(_DEPLOYMENT) if found else None
+        return told.replica_states.get("RUNNING", 0) if told else 0
 
     async def _delete(self, key: str) -> None:
         from ray import serve

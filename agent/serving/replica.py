@@ -6,6 +6,7 @@ loaded is told to whoever asks, since Ray would only start the replica again and
 
 from __future__ import annotations
 
+import asyncio
 import pathlib
 from collections.abc import Sequence
 from typing import Any, cast
@@ -16,8 +17,8 @@ from agent.artifacts import objects, store
 from agent.bus import endpoints
 from agent.execution import faults
 from agent.serving import inputs, ports, predictor
-from protocol import artifacts, codec, problems
-from stages import models
+from protocol import artifacts, codec, problems, serving
+from stages import models, values
 
 Question = tuple[bytes, str | None]
 """A request's body and its content type."""
@@ -51,7 +52,10 @@ class Replica:
         ports.open_none()
         self._predictor: predictor.Predictor | None = None
         try:
-            self._predictor = _load(msgspec.json.decode(place, type=Place))
+            found = msgspec.json.decode(place, type=Place)
+            self._kept = store.Store(found.uri, pathlib.Path(found.copies), found.bus)
+            model = cast("models.Model", self._kept.get(found.model))
+            self._predictor = predictor.Predictor(model, found.max_rows)
             self._about = About(card=self._predictor.card, schema=self._predictor.inputs.schema())
         except Exception as error:  # noqa: BLE001 - whatever ails a model is told
             self._about = About(problem=faults.problem_of(error))
@@ -71,6 +75,19 @@ class Replica:
                 answers[place] = _refused(error, question)
         answers |= self._said(asked, questions)
         return [answers[place] for place in range(len(questions))]
+
+    async def score(self, asked: bytes) -> Answer:
+        """Score the version on rows with their target, beside what it is asked meanwhile."""
+        try:
+            wanted = msgspec.json.decode(asked, type=serving.HeldBack)
+            score = await asyncio.to_thread(self._score, wanted)
+        except Exception as error:  # noqa: BLE001 - it is told to whoever asked
+            return _refused(error, (asked, None))
+        return OK, msgspec.json.encode(score)
+
+    def _score(self, wanted: serving.HeldBack) -> float:
+        table = cast("values.Table", self._kept.get(wanted.table))
+        return self._loaded.score(table, wanted.metric)
 
     @property
     def _loaded(self) -> predictor.Predictor:
@@ -110,12 +127,6 @@ class Replica:
 def answered_as(content_type: str | None) -> str | None:
     """Give the content type of the answer to a request: tables are answered in JSON."""
     return None if content_type == inputs.ARROW else content_type
-
-
-def _load(place: Place) -> predictor.Predictor:
-    kept = store.Store(place.uri, pathlib.Path(place.copies), place.bus)
-    model = cast("models.Model", kept.get(place.model))
-    return predictor.Predictor(model, place.max_rows)
 
 
 def _refused(error: Exception, question: Question) -> Answer:

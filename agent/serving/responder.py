@@ -40,6 +40,7 @@ class Responder:
         table = [
             ("deploy", serving.DeployModel, self._orders.deploy),
             ("halt", serving.HaltDeploy, self._orders.halt),
+            ("rollback", serving.RollBack, self._orders.roll_back),
             ("undeploy", serving.Undeploy, self._orders.undeploy),
             ("list", serving.EndpointQuery, self._orders.listed),
         ]

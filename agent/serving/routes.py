@@ -9,6 +9,7 @@ import asyncio
 import collections
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 import structlog
 
@@ -109,15 +110,36 @@ class Route:
                     answer.set_exception(NoAnswer(type(error).__name__))
 
 
+class Trial(Protocol):
+    """Decides who answers while a new version is tried out."""
+
+    async def ask(self, question: replica.Question, point: float) -> tuple[str, replica.Answer]:
+        """Ask the version that a point between 0 and 1 falls to; give its key and its answer."""
+
+
 class Router:
     """Knows which version gets which share of a model's requests."""
 
     def __init__(self, chance: Callable[[], float] = random.random) -> None:
         self._chance = chance
         self._shares: dict[str, list[tuple[float, Route]]] = {}
+        self._trials: dict[str, Trial] = {}
+
+    def try_out(self, name: str, trial: Trial) -> None:
+        """Let a trial decide who answers, until the shares are set."""
+        self._trials[name] = trial
+
+    async def ask(self, name: str, question: replica.Question) -> tuple[str, replica.Answer]:
+        """Ask a model; give the key of the version that answered, and its answer."""
+        trial = self._trials.get(name)
+        if trial is not None:
+            return await trial.ask(question, self._chance())
+        route = self.pick(name)
+        return route.key, await route.ask(question)
 
     def shift(self, name: str, shares: Mapping[Route, float]) -> None:
-        """Set the shares, from the next request on."""
+        """Set the shares, from the next request on; a trial is over."""
+        self._trials.pop(name, None)
         given = [(weight, route) for route, weight in shares.items() if weight > 0]
         if given:
             self._shares[name] = given

@@ -27,7 +27,7 @@ class CrossValidation(kit.Stage, frozen=True):
 
     def run(self, model: models.Model, table: values.Table, context: kit.Context) -> CrossValidated:
         """Score each fold; features are fitted anew within it."""
-        predictions.check_columns(model, table)
+        predictions.check_columns(model.card, table)
         rows = self._folds(model, table, context)
         measured: dict[str, float] = {}
         for name in rows[0]:

@@ -40,10 +40,14 @@ class Predictions:
 
 def predict(model: models.Model, table: values.Table) -> Predictions:
     """Let a model predict a table that holds its target column."""
-    card = model.card
-    check_columns(model, table)
+    check_columns(model.card, table)
+    return said(model.card, model.estimator(), table)
+
+
+def said(card: models.ModelCard, estimator: Any, table: values.Table) -> Predictions:
+    """Let a model that is in memory predict a table that holds its target column."""
+    check_columns(card, table)
     actual = target(table, card.target, card.task)
-    estimator = model.estimator()
     frame = table.pandas()[[column.name for column in card.columns]]
     try:
         predicted = estimator.predict(frame)
@@ -55,9 +59,9 @@ def predict(model: models.Model, table: values.Table) -> Predictions:
     return Predictions(card.task, actual, predicted, probabilities, classes)
 
 
-def check_columns(model: models.Model, table: values.Table) -> None:
+def check_columns(card: models.ModelCard, table: values.Table) -> None:
     """Raise DataFault if the table lacks a column that the model takes, or its target."""
-    wanted = [column.name for column in model.card.columns] + [model.card.target]
+    wanted = [column.name for column in card.columns] + [card.target]
     missing = [name for name in wanted if name not in table.columns]
     if missing:
         msg = f"the table has no column {', '.join(map(repr, missing[:5]))}"
@@ -76,7 +80,7 @@ def target(table: values.Table, name: str, task: str) -> np.ndarray[Any, Any]:
     if column.null_count:
         msg = f"the target {name!r} is missing in {column.null_count} rows"
         raise kit.DataFault(msg, hint="drop those rows with quality.expect or prepare.impute")
-    found = column.to_pandas().to_numpy()
+    found: np.ndarray[Any, Any] = column.to_pandas().to_numpy()
     if task == "classification":
         return found if found.dtype.kind in "iub" else found.astype(object)
     found = found.astype(float)

@@ -41,8 +41,8 @@ def built(names: subjects.Subjects) -> set[str]:
         names.deadletter,
         *(names.pipeline(action) for action in actions),
         *(names.model(action) for action in ("list", "promote", "rollback")),
-        *(names.endpoint(action) for action in ("list", "undeploy")),
-        *(names.serving(action) for action in ("deploy", "halt", "undeploy", "list")),
+        *(names.endpoint(action) for action in ("list", "rollback", "undeploy")),
+        *(names.serving(action) for action in ("deploy", "halt", "rollback", "undeploy", "list")),
         names.predict("x"),
         names.run_journal("x"),
         names.event("x", "x", "x"),
@@ -118,7 +118,11 @@ def test_what_is_served_is_what_the_agent_registers():
     registered = {
         one.subject: ((one.takes,), (one.gives,))
         for one in doors.doors(
-            NAMES, desk.Desk, desk.Desk.submit, counter.Counter, counter.Counter.undeploy
+            NAMES,
+            desk.Desk,
+            desk.Desk.submit,
+            counter.Counter,
+            {"rollback": counter.Counter.roll_back, "undeploy": counter.Counter.undeploy},
         )
     }
     told = {

@@ -31,8 +31,14 @@ ASKED = {
     "model.promote",
     "model.rollback",
 }
-ENDPOINTS = {"endpoint.list", "endpoint.undeploy"}
-HOST = {"serving.deploy", "serving.halt", "serving.undeploy", "serving.list"}
+ENDPOINTS = {"endpoint.list", "endpoint.rollback", "endpoint.undeploy"}
+HOST = {
+    "serving.deploy",
+    "serving.halt",
+    "serving.rollback",
+    "serving.undeploy",
+    "serving.list",
+}
 TOLD = {"journal", "event", "progress"}
 # Written by hand, beside the table that is tested.
 SAYS = {

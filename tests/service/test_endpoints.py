@@ -21,6 +21,7 @@ ENDPOINTS = {
     "catalog",
     "control",
     "endpoints",
+    "rollback",
     "undeploy",
 }
 CODE = "Nats-Service-Error-Code"

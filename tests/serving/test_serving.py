@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import signal
+import uuid
 from urllib.parse import unquote, urlsplit
 
 import httpx
@@ -57,12 +58,16 @@ async def on_bus(ask, name, body):
     return await ask.connection.request(ask.names.predict(name), body, timeout=30)
 
 
-async def command(ask, action, message):
-    """Tell the host something, as an agent does; give the reply, or the problem's code."""
-    subject = ask.names.serving(action)
-    reply = await ask.connection.request(subject, codec.encode(message), timeout=60)
-    told = msgspec.json.decode(reply.data)
-    return told["code"] if "Nats-Service-Error-Code" in (reply.headers or {}) else told
+async def command(ask, message):
+    """Have the host deploy, as an agent does; give what serves then, or the problem's code."""
+    subject = ask.names.serving("deploy")
+    while True:
+        reply = await ask.connection.request(subject, codec.encode(message), timeout=60)
+        told = msgspec.json.decode(reply.data)
+        if "Nats-Service-Error-Code" in (reply.headers or {}):
+            return told["code"]
+        if not told.get("under_way"):
+            return told["endpoint"]
 
 
 def order(told, **changes) -> serving.DeployModel:
@@ -71,6 +76,7 @@ def order(told, **changes) -> serving.DeployModel:
     (fitted,) = helpers.of(told, events.StageSucceeded, "fit")
     model = fitted.outputs["model"]
     asked = {"name": "line", "version": "9", "model": model, "key": "another", "epoch": 1}
+    asked["asker"] = uuid.uuid4().hex
     return serving.DeployModel(run_id=accepted.run_id, **(asked | changes))
 
 
@@ -176,20 +182,20 @@ async def test_a_deployment_that_was_made_is_not_made_again(work, ask, line):
     kept = json.loads((await ask.connection.jetstream().get_last_msg(stream, entry)).data)
     (first, *_) = kept["done"]
     assert kept["done"][first]["version"] == "1" != before[1]
-    told = await command(ask, "deploy", order(line, version="1", key=first))
+    told = await command(ask, order(line, version="1", key=first))
     assert [one["version"] for one in told["versions"]] == [before[1]]
     assert await work.slope("line") == before
 
 
 async def test_a_late_owner_deploys_nothing(work, ask, line):
     before = await work.slope("line")
-    assert await command(ask, "deploy", order(line, epoch=0)) == "conflict"
+    assert await command(ask, order(line, epoch=0)) == "conflict"
     assert await work.slope("line") == before
 
 
 async def test_the_next_owner_attaches_to_a_deployment_that_is_under_way(work, ask, line):
     orders = [order(line, name="twice", key="twice", epoch=epoch) for epoch in (1, 2)]
-    told = await asyncio.gather(*(command(ask, "deploy", one) for one in orders))
+    told = await asyncio.gather(*(command(ask, one) for one in orders))
     assert told[0] == told[1]
     assert await work.slope("twice") == (2.0, "9")
     stream, entry = ask.names.endpoints_stream, ask.names.endpoint_key("twice")
@@ -236,7 +242,7 @@ async def test_a_damaged_model_is_refused_and_the_one_before_serves_on(work, ask
     _, told = await helpers.done(ask, fit)
     wanted = order(told)
     _damage(wanted.model)
-    asking = asyncio.create_task(command(ask, "deploy", wanted))
+    asking = asyncio.create_task(command(ask, wanted))
     while not asking.done():
         assert await work.slope("line") == before
     assert asking.result() == "artifact_corrupt"
