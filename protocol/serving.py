@@ -39,7 +39,7 @@ class Predicted(wire.Fact, frozen=True):
 class Canary(wire.Command, frozen=True, kw_only=True):
     """How requests move to a new version: by steps, and all of them back where it is worse."""
 
-    steps: Annotated[tuple[Percent, ...], msgspec.Meta(min_length=1, max_length=20)] = (10, 50)
+    steps: Annotated[list[Percent], msgspec.Meta(min_length=1, max_length=20)]
     """Its shares of the requests, one after the other; then all are its own."""
     hold_s: wire.Seconds = 60.0
     """Each step lasts so long at least, and until it has answered `min_requests`."""

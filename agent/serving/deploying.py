@@ -158,7 +158,7 @@ class DeployExecutor:
 def _canary(stage: deploy.Deploy) -> serving.Canary | None:
     if stage.canary is None:
         return None
-    return serving.Canary(**msgspec.structs.asdict(stage.canary))
+    return msgspec.convert(msgspec.to_builtins(stage.canary), serving.Canary)
 
 
 def _noted(command: serving.DeployModel, shift: serving.Shift) -> dict[str, Any]:

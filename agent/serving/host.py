@@ -19,6 +19,8 @@ from protocol import problems, serving, subjects
 log = structlog.get_logger(__name__)
 
 FOLLOW_S = 2.0
+BUS_S = 60.0
+"""How long what is under way waits for the bus: an agent that dies takes its own along."""
 
 
 class NotYet(endpoints.Refusal):
@@ -64,6 +66,7 @@ class Host:
         self._names = names
         self._url = url
         self._bus: Bus | None = None
+        self._there = asyncio.Event()
         self._woken = asyncio.Event()
         self._applied: dict[str, desired.Entry] = {}
         self._about: dict[str, replica.About] = {}
@@ -91,11 +94,19 @@ class Host:
     def attached(self, bus: Bus) -> Iterator[None]:
         """Have a bus while the context lasts."""
         self._bus = bus
+        self._there.set()
         self._woken.set()
         try:
             yield
         finally:
+            self._there.clear()
             self._bus = None
+
+    async def wait_bus(self) -> None:
+        """Wait until there is a bus, for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BUS_S):
+                await self._there.wait()
 
     async def close(self) -> None:
         """Stop what is under way; what is deployed ends with its cluster."""

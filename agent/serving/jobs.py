@@ -20,12 +20,18 @@ class Job:
     def __init__(self, command: serving.DeployModel) -> None:
         self.command = command
         self.epoch = command.epoch
-        self.task: asyncio.Task[serving.Endpoint]
+        self.task: asyncio.Task[None]
         self.askers: set[str] = set()
         self.shifts: list[serving.Shift] = []
         self.stopped: endpoints.Refusal | None = None
         """Why it was stopped, where it was not its own run that has asked."""
         self._news = asyncio.Event()
+
+    def attach(self, command: serving.DeployModel) -> None:
+        """Take note of who asks."""
+        self.askers.add(command.asker)
+        self.epoch = max(self.epoch, command.epoch)
+        self.wake()
 
     def tell(self, shift: serving.Shift) -> None:
         """Let those who wait know of a shift."""
@@ -46,6 +52,13 @@ class Job:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(NEWS_S):
                 while not (self.task.done() or self.unknown(since)):
+                    await self._news.wait()
+
+    async def wait_epoch(self, epoch: int, patience_s: float) -> None:
+        """Wait until the owner of an epoch has asked, for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while self.epoch < epoch:
                     await self._news.wait()
 
     @property

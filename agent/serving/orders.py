@@ -20,6 +20,8 @@ from protocol import codec, events, problems, serving
 log = structlog.get_logger(__name__)
 
 STOP_S = 60.0
+HEIR_S = 15.0
+"""How long the next owner of a run may take to ask for what is under way."""
 MOST_ENDED = 100
 
 
@@ -29,6 +31,7 @@ class Superseded(endpoints.Refusal):
     def __init__(self, epoch: int, newer: int) -> None:
         message = f"the run's owner of epoch {newer} deploys, not that of {epoch}"
         super().__init__(problems.Problem("conflict", message))
+        self.newer = newer
 
 
 class NoSuchRun(endpoints.Refusal):
@@ -77,7 +80,7 @@ class Orders:
         self._host = serves
         self._jobs: dict[str, jobs.Job] = {}
         self._ended: dict[str, jobs.Job] = {}
-        """The last that have failed, for those who have not heard of it yet."""
+        """The last, for those who have not heard of their ends yet."""
         self._rollbacks: dict[str, asyncio.Task[serving.Endpoint]] = {}
 
     @property
@@ -92,16 +95,14 @@ class Orders:
     async def deploy(self, command: serving.DeployModel) -> serving.Deployment:
         """Let a version serve; asked again, attach to what is under way."""
         job = self._job(command)
-        job.askers.add(command.asker)
-        job.epoch = max(job.epoch, command.epoch)
+        job.attach(command)
         await job.wait_news(command.since)
-        news = job.unknown(command.since)
-        if not job.task.done() or (news and job.failed):
-            entry, _ = await self._host.bus.desired.get(command.name)
-            return serving.Deployment(self._host.endpoint(entry), under_way=True, shifts=news)
-        if job.task.cancelled():
-            raise job.stopped or Halted(command.key)
-        return serving.Deployment(job.task.result(), shifts=news)
+        news, failed = job.unknown(command.since), job.failed
+        if failed and not news:
+            return await self._told(job, command)
+        entry, _ = await self._host.bus.desired.get(command.name)
+        under_way = failed or not job.task.done()
+        return serving.Deployment(self._host.endpoint(entry), under_way=under_way, shifts=news)
 
     async def halt(self, command: serving.HaltDeploy) -> serving.DeployHalted:
         """Stop a deployment that is under way."""
@@ -139,10 +140,21 @@ class Orders:
         wanted = [one for one in entries if query.name in {None, one.name}]
         return serving.EndpointList([self._host.endpoint(one) for one in wanted])
 
+    async def _told(self, job: jobs.Job, command: serving.DeployModel) -> serving.Deployment:
+        """Raise why a deployment has failed; one that was given up for who asks is made anew."""
+        if job.task.cancelled():
+            raise job.stopped or Halted(command.key)
+        error = job.task.exception()
+        assert error is not None
+        if isinstance(error, Superseded) and error.newer <= command.epoch:
+            self._ended.pop(command.key, None)
+            return await self.deploy(command)
+        raise error
+
     def _job(self, command: serving.DeployModel) -> jobs.Job:
         """Give the deployment of a key; one that has failed only to who has waited for it."""
         ended = self._ended.get(command.key)
-        if ended is not None and command.asker in ended.askers:
+        if ended is not None and (command.asker in ended.askers or not ended.failed):
             return ended
         job = self._jobs.get(command.key)
         if job is None:
@@ -153,11 +165,9 @@ class Orders:
         return job
 
     def _over(self, job: jobs.Job) -> None:
-        self._jobs.pop(job.command.key)
-        if job.failed:
-            self._ended[job.command.key] = job
-            for key in list(self._ended)[:-MOST_ENDED]:
-                del self._ended[key]
+        self._ended[job.command.key] = self._jobs.pop(job.command.key)
+        for key in list(self._ended)[:-MOST_ENDED]:
+            del self._ended[key]
         job.wake()
 
     async def _stop(self, name: str, why: endpoints.Refusal) -> bool:
@@ -185,21 +195,20 @@ class Orders:
         log.info("endpoint.rolled_back", model=command.name, **told)
         return self._host.endpoint(changed)
 
-    async def _deployed(self, job: jobs.Job) -> serving.Endpoint:
+    async def _deployed(self, job: jobs.Job) -> None:
         try:
-            return await self._deploy(job)
+            await self._deploy(job)
         except host.Conflict:  # another host may have been asked for the very same
             entry, _ = await self._host.bus.desired.get(job.command.name)
             if job.command.key not in entry.done:
                 raise
-            return self._host.endpoint(entry)
 
-    async def _deploy(self, job: jobs.Job) -> serving.Endpoint:
+    async def _deploy(self, job: jobs.Job) -> None:
         command = job.command
         async with self._host.changing(command.name):
             entry, revision = await self._host.bus.desired.get(command.name)
             if command.key in entry.done:
-                return self._host.endpoint(entry)
+                return
             await self._check_owner(job)
             before = await self._host.settle(entry)
             wanted = desired.Wanted(command.version, command.model, command.replicas)
@@ -207,7 +216,8 @@ class Orders:
             try:
                 async with self._host.started(host.version(command.name, wanted)):
                     await moving.run(wanted, before)
-                    await self._check_owner(job)
+                    await self._host.wait_bus()
+                    await self._check_owner(job, HEIR_S)
                     changed = entry.served_by(wanted, command.key, job.epoch)
                     await self._host.change(changed, revision, command.keep_s)
             except BaseException as error:
@@ -215,13 +225,15 @@ class Orders:
                     moving.shift("rolled_back", 0, job.why(error))
                 raise
             moving.shift("serves", 100)
-        return self._host.endpoint(changed)
 
-    async def _check_owner(self, job: jobs.Job) -> None:
+    async def _check_owner(self, job: jobs.Job, patience_s: float = 0.0) -> None:
+        """Raise Superseded where the run has a newer owner that has not asked for it, too."""
         run_id = job.command.run_id
         last = await self._host.bus.journal.last(run_id)
         if last is None:
             raise NoSuchRun(run_id)
         epoch = codec.decode(last[1], events.Commit).epoch
+        if epoch > job.epoch:
+            await job.wait_epoch(epoch, patience_s)
         if epoch > job.epoch:
             raise Superseded(job.epoch, epoch)

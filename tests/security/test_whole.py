@@ -107,6 +107,8 @@ async def test_a_model_is_deployed_and_asked_with_every_part_under_its_role(
         assert [round(one, 6) for one in told.predictions] == [4.0]
         (listed,) = (await asker.endpoints()).endpoints
         assert (listed.state, listed.versions[0].version) == ("serving", version)
+    with pytest.raises(client.Refused, match="no version of 'line' has served before"):
+        await operator.roll_back("line", by="ada")
     assert (await operator.undeploy("line", by="ada")).state == "gone"
     assert complaints(folder) == []
 

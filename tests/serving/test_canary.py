@@ -39,11 +39,12 @@ async def ask(work):
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="session")
-async def nothing_left(ask):
+async def nothing_left(work):
     """Leave no model behind: each has a process."""
     yield
-    for one in (await ask.endpoints()).endpoints:
-        await ask.undeploy(one.name)
+    async with work.asking() as ask:
+        for one in (await ask.endpoints()).endpoints:
+            await ask.undeploy(one.name)
 
 
 async def begin(ask, name, slope, *, kind="line", x=(1.0,), truth=0.0, **params):
@@ -228,6 +229,26 @@ async def test_a_rollback_by_hand_brings_the_version_before_back_at_once(work, a
         await asking.wait_more(20)
     assert asking.failed == []
     await only(ask, "back", second.version)
+
+
+async def test_a_canary_goes_on_without_its_agent_and_the_next_one_hears_of_its_end(work):
+    async with work.asking() as ask:
+        url, before = await serves(ask, "agent")
+        known = work.replicas()
+        run_id = await begin(ask, "agent", 2.0, canary={**QUICK, "hold_s": 2})
+        await wait_share(ask, run_id, 20)
+        (replica,) = work.replicas() - known
+    async with load.constant(url) as asking:
+        await work.agent.kill()  # and its bus with it
+        await work.agent.start()
+        async with work.asking() as ask:
+            status, told = await end(ask, run_id)
+    assert status.state == "succeeded", status
+    assert asking.failed == []
+    assert shifted(told) == [("canary", 20), ("canary", 20), ("canary", 60), ("serves", 100)]
+    assert work.replicas() - known == {replica}  # it was not begun anew
+    (deployed,) = helpers.of(told, events.StageDeployed)
+    assert set(asking.versions) == {before, deployed.version}
 
 
 async def test_a_host_that_dies_in_a_canary_comes_back_with_the_version_before(work, ask):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent.serving import routes, trials, verdict, warmth
 from protocol import problems, serving
 
-TERMS = serving.Canary(hold_s=10, min_requests=20, wait_s=60, max_error_rate=0.1)
+TERMS = serving.Canary(steps=[50], hold_s=10, min_requests=20, wait_s=60, max_error_rate=0.1)
 DIES, HANGS = "dies", "hangs"
 
 
