@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -249,11 +249,23 @@ class Client:
         command = serving.RollBack(name, by, reason, uuid.uuid4().hex)
         return await self._ask(self.names.endpoint("rollback"), command, serving.Endpoint)
 
-    async def predict(self, model: str, asked: serving.Predict) -> tuple[serving.Predicted, str]:
-        """Ask a deployed model; give what it says, and its version."""
-        given, data = await self._exchange(self.names.predict(model), asked, self._timeout_s)
+    async def predict(
+        self, model: str, asked: serving.Predict, *, key: str = ""
+    ) -> tuple[serving.Predicted, str, str]:
+        """Ask a deployed model; give what it says, its version, and the prediction's id.
+
+        There is an id while two versions are compared; equal keys are asked of one of them.
+        """
+        more = {serving.ASSIGNMENT_KEY: key} if key else {}
+        subject = self.names.predict(model)
+        given, data = await self._exchange(subject, asked, self._timeout_s, more)
         told = codec.decode(data, serving.Predicted, given.get(subjects.CONTENT_TYPE))
-        return told, given.get(serving.MODEL_VERSION, "")
+        return told, given.get(serving.MODEL_VERSION, ""), given.get(serving.PREDICTION_ID, "")
+
+    async def outcome(self, model: str, prediction: str, value: float) -> serving.OutcomeTaken:
+        """Tell what came of a prediction: 1 is best, 0 is worst."""
+        told = serving.Outcome(prediction, value)
+        return await self._ask(self.names.outcome(model), told, serving.OutcomeTaken)
 
     def follow(self, run_id: str, *, from_start: bool = True) -> AsyncIterator[Entry]:
         """Read a run's events from its journal, then live, until the run is over."""
@@ -316,11 +328,15 @@ class Client:
         return codec.decode(data, kind, given.get(subjects.CONTENT_TYPE))
 
     async def _exchange(
-        self, subject: str, command: msgspec.Struct, patience: float
+        self,
+        subject: str,
+        command: msgspec.Struct,
+        patience: float,
+        more: Mapping[str, str] | None = None,
     ) -> tuple[dict[str, str], bytes]:
         """Ask, and give the answer's headers and its bytes."""
         data = codec.encode(command)
-        headers = self._headers(subject, data)
+        headers = {**self._headers(subject, data), **(more or {})}
         try:
             reply = await credentials.ask(
                 self._nats, subject, data, timeout=patience, headers=headers

@@ -179,11 +179,22 @@ def _endpoints(names: subjects.Subjects) -> list[Channel]:
         replies=(serving.Predicted,),
         queue=subjects.SERVING,
     )
+    outcome = Channel(
+        name="endpoint.outcome",
+        address=_template(names, names.outcome(_slot("model"))),
+        about="Tell what came of a prediction, under the id in the answer's header Prediction-Id.",
+        sender="anyone",
+        receiver=_SERVING,
+        bodies=(serving.Outcome,),
+        replies=(serving.OutcomeTaken,),
+        queue=subjects.SERVING,
+    )
     return [
         _asked("endpoint.list", names.endpoint("list"), serving.EndpointQuery, several),
         _asked("endpoint.rollback", names.endpoint("rollback"), serving.RollBack, one),
         _asked("endpoint.undeploy", names.endpoint("undeploy"), serving.Undeploy, one),
         predict,
+        outcome,
         _served("serving.deploy", names.serving("deploy"), serving.DeployModel, serving.Deployment),
         _served("serving.halt", names.serving("halt"), serving.HaltDeploy, serving.DeployHalted),
         _served("serving.rollback", names.serving("rollback"), serving.RollBack, one),

@@ -176,7 +176,7 @@ def _orchestrator(book: _Book) -> Role:
         account="MLPM_ORCHESTRATOR",
         publish=(
             *book.channels("pipeline.request", "pipeline.queue", *_STEERING, *_MODELS),
-            *book.channels("endpoint.list", "endpoint.predict"),
+            *book.channels("endpoint.list", *_PREDICTING),
             *book.journals(),
             *book.discovery(),
         ),
@@ -190,7 +190,7 @@ def _operator(book: _Book) -> Role:
         about="Sees everything, steers runs, drains and resizes agents; asks for no run.",
         account="MLPM_OPERATOR",
         publish=(
-            *book.channels(*_STEERING, *_MODELS, *_ENDPOINTS, "endpoint.predict", "swarm.control"),
+            *book.channels(*_STEERING, *_MODELS, *_ENDPOINTS, *_PREDICTING, "swarm.control"),
             *book.journals(),
             *book.stored(*_KEPT, "swarm.report"),
             f"$JS.API.STREAM.MSG.DELETE.{book.names.deadletter_stream}",
@@ -289,7 +289,7 @@ def _serving(book: _Book) -> Role:
             *book.endpoints(),
             f"$JS.API.DIRECT.GET.{names.journal_stream}.{names.all_journals}",
         ),
-        subscribe=book.channels("endpoint.predict", *_SERVING),
+        subscribe=book.channels(*_PREDICTING, *_SERVING),
         answers=Answers(1, _ENOUGH_S),
     )
 
@@ -360,6 +360,7 @@ _STEERING = (
 )
 _MODELS = ("model.list", "model.promote", "model.rollback")
 _ENDPOINTS = ("endpoint.list", "endpoint.rollback", "endpoint.undeploy")
+_PREDICTING = ("endpoint.predict", "endpoint.outcome")
 _SERVING = tuple(
     f"serving.{action}" for action in ("deploy", "halt", "rollback", "undeploy", "list")
 )

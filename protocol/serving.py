@@ -11,9 +11,14 @@ from protocol import artifacts, wire
 MODEL_VERSION = "Model-Version"
 """The header of every answer of an endpoint: which version of the model has given it."""
 
+PREDICTION_ID = "Prediction-Id"
+"""The header of an answer while two versions are compared: its outcome is told under this."""
+ASSIGNMENT_KEY = "Assignment-Key"
+"""The header of a request: requests of one key go to one version while there are two."""
+
 Replicas = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=99)]
-ShiftPhase = Literal["canary", "serves", "rolled_back"]
+ShiftPhase = Literal["canary", "versus", "serves", "rolled_back"]
 Row = dict[str, Any]
 """The model's columns by name; null is a missing value."""
 
@@ -55,6 +60,18 @@ class Canary(wire.Command, frozen=True, kw_only=True):
     """Of its 95th percentile to that of the version before in the same step."""
 
 
+class Versus(wire.Command, frozen=True, kw_only=True):
+    """How a new version and the one that serves are compared by what came of their predictions."""
+
+    percent: Percent = 50
+    """Of the requests that the new version gets."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """How likely it may be that the wrong one is called the better, whenever one looks."""
+    max_outcomes: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 10_000
+    """With so many it is left open."""
+    max_s: Annotated[float, msgspec.Meta(gt=0)] = 86_400.0
+
+
 class HeldBack(wire.Command, frozen=True, kw_only=True):
     """Rows with their target on which a version must not be worse than the one that serves."""
 
@@ -62,6 +79,25 @@ class HeldBack(wire.Command, frozen=True, kw_only=True):
     metric: str
     max_worse: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """As a share of the metric of the version that serves."""
+
+
+class Outcome(wire.Command, frozen=True):
+    """Tell what came of a prediction, while two versions are compared."""
+
+    prediction: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    """As the header of the answer named it."""
+    value: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    """How good it was: 1 is best."""
+
+
+class OutcomeTaken(wire.Fact, frozen=True):
+    """An outcome was taken."""
+
+    prediction: str
+    version: str
+    """That gave the prediction."""
+    counted: bool
+    """False where there was an outcome for the same prediction, or the same key, before."""
 
 
 class DeployModel(wire.Command, frozen=True, kw_only=True):
@@ -79,6 +115,8 @@ class DeployModel(wire.Command, frozen=True, kw_only=True):
     """Of the run's owner: who has lost the run meanwhile deploys nothing."""
     canary: Canary | None = None
     """Without one all requests move at once."""
+    versus: Versus | None = None
+    """All requests move only once the new version has proved to be better."""
     held_back: HeldBack | None = None
     keep_s: wire.Seconds = 0.0
     """The version before is kept running for so long, so that it is back at once."""

@@ -82,6 +82,15 @@ class Subjects(msgspec.Struct, frozen=True):
         """Where a deployed model is asked for predictions."""
         return f"{self.prefix}.ml.predict.{token(model)}"
 
+    def outcome(self, model: str) -> str:
+        """Where it is told what came of a deployed model's predictions."""
+        return f"{self.prefix}.ml.outcome.{token(model)}"
+
+    @property
+    def all_outcomes(self) -> str:
+        """Match the outcomes of all models."""
+        return f"{self.prefix}.ml.outcome.*"
+
     @property
     def all_predictions(self) -> str:
         """Match the requests for predictions of all models."""
@@ -359,6 +368,11 @@ class Subjects(msgspec.Struct, frozen=True):
     def read_predict(self, subject: str) -> str | None:
         """Give the model of a request for predictions; None if it is another kind of subject."""
         parts = self._after(subject, "ml.predict.")
+        return parts[0] if len(parts) == 1 else None
+
+    def read_outcome(self, subject: str) -> str | None:
+        """Give the model that an outcome is of; None if it is another kind of subject."""
+        parts = self._after(subject, "ml.outcome.")
         return parts[0] if len(parts) == 1 else None
 
     def _after(self, subject: str, kind: str) -> list[str]:

@@ -55,7 +55,7 @@ def predict(
     """Ask a deployed model, over the bus."""
     here: session.Session = ctx.obj
     asked = _asked(_rows(rows), probabilities=probabilities)
-    told, version = here.ask(lambda agent: agent.predict(_token(model), asked))
+    told, version, _ = here.ask(lambda agent: agent.predict(_token(model), asked))
     if here.json:
         console.write_json({"version": version, **_plain(told)})
         return

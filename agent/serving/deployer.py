@@ -71,5 +71,8 @@ class Deployer(Protocol):
     async def stop(self, key: str) -> None:
         """Stop a version once what it was asked is answered."""
 
-    async def ask(self, name: str, question: replica.Question) -> Told:
-        """Ask a model; raise endpoints.Refusal where no version of it can answer."""
+    async def ask(self, name: str, question: replica.Question, key: str = "") -> Told:
+        """Ask a model; raise endpoints.Refusal where no version of it can answer.
+
+        While there are two versions, requests of one `key` go to one of them.
+        """

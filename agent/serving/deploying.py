@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import nats.errors
@@ -20,6 +20,8 @@ from protocol import artifacts, codec, problems, serving, subjects
 from stages import kit, models, values
 from stages.deploy import model as deploy
 from stages.evaluate import scores
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 NAME = deploy.NAME
 _AWAY = "what deploys it has not answered; the same deployment asked for again is not made twice"
@@ -76,7 +78,7 @@ class DeployExecutor:
         stage = msgspec.convert(dict(work.params), deploy.Deploy)
         try:
             command = await asyncio.to_thread(self._command, work, stage)
-            longest_s = stage.within_s + (stage.canary.longest_s if stage.canary else 0)
+            longest_s = stage.longest_s
             done, measured = await self._asked(command, longest_s, watcher)
         except keeper.Refused as refused:
             return base.Failed(refused.problem)
@@ -118,7 +120,8 @@ class DeployExecutor:
             key=work.idempotency_key,
             run_id=work.key.run_id,
             epoch=work.epoch,
-            canary=_canary(stage),
+            canary=_terms(stage.canary, serving.Canary),
+            versus=_terms(stage.versus, serving.Versus),
             held_back=self._held_back(work, model, stage),
             keep_s=stage.keep_s,
             asker=uuid.uuid4().hex,
@@ -155,10 +158,8 @@ class DeployExecutor:
         return [{name: inputs.plain(value) for name, value in row.items()} for row in few]
 
 
-def _canary(stage: deploy.Deploy) -> serving.Canary | None:
-    if stage.canary is None:
-        return None
-    return msgspec.convert(msgspec.to_builtins(stage.canary), serving.Canary)
+def _terms(chosen: msgspec.Struct | None, kind: type[T]) -> T | None:
+    return None if chosen is None else msgspec.convert(msgspec.to_builtins(chosen), kind)
 
 
 def _noted(command: serving.DeployModel, shift: serving.Shift) -> dict[str, Any]:

@@ -13,36 +13,23 @@ import structlog
 
 from agent import tasks
 from agent.bus import endpoints, journal
-from agent.serving import deployer, desired, replica, routes, trials, warmth
-from protocol import problems, serving, subjects
+from agent.serving import (
+    deployer,
+    desired,
+    experiments,
+    refusals,
+    replica,
+    routes,
+    trials,
+    warmth,
+)
+from protocol import serving, subjects
 
 log = structlog.get_logger(__name__)
 
 FOLLOW_S = 2.0
 BUS_S = 60.0
 """How long what is under way waits for the bus: an agent that dies takes its own along."""
-
-
-class NotYet(endpoints.Refusal):
-    """The model is to be served, or may be: the host has just started."""
-
-    def __init__(self, name: str) -> None:
-        message = f"model {name[:64]!r} is not ready yet"
-        super().__init__(problems.Problem("unavailable", message, retryable=True))
-
-
-class BusAway(endpoints.Refusal):
-    """Nothing can be changed without the bus."""
-
-    def __init__(self) -> None:
-        super().__init__(problems.Problem("unavailable", "the bus is away", retryable=True))
-
-
-class Conflict(endpoints.Refusal):
-    """Somebody else has changed what is to be served of the model."""
-
-    def __init__(self, changed: desired.Changed) -> None:
-        super().__init__(problems.Problem("conflict", str(changed), retryable=True))
 
 
 class Bus(msgspec.Struct, frozen=True):
@@ -74,6 +61,8 @@ class Host:
         """The version of the model by the key of what is deployed."""
         self._shared: dict[str, list[serving.EndpointVersion]] = {}
         """The versions of a model of which one is tried out, with their shares."""
+        self._compared: dict[str, experiments.Experiment] = {}
+        """The models of which two versions are compared by outcomes."""
         self._errands: set[asyncio.Task[None]] = set()
         self._warm = warmth.Warm(self._let_go)
         self._locks: collections.defaultdict[str, asyncio.Lock]
@@ -81,9 +70,9 @@ class Host:
 
     @property
     def bus(self) -> Bus:
-        """Give the bus; raise BusAway."""
+        """Give the bus; raise refusals.BusAway."""
         if self._bus is None:
-            raise BusAway
+            raise refusals.BusAway
         return self._bus
 
     def changing(self, name: str) -> asyncio.Lock:
@@ -134,15 +123,43 @@ class Host:
                 found[name] = (wanted.version, self._about[version(name, wanted).key])
         return found
 
-    async def ask(self, name: str, question: replica.Question) -> tuple[str, deployer.Told]:
-        """Ask a model; give the version that answered, and its answer. Raises a Refusal."""
+    async def ask(
+        self, name: str, question: replica.Question, key: str = ""
+    ) -> tuple[deployer.Told, dict[str, str]]:
+        """Ask a model; give the answer, and the headers that tell of it. Raises a Refusal."""
         try:
-            told = await self.deployer.ask(name, question)
+            told = await self.deployer.ask(name, question, key)
         except routes.NotDeployed:
             if self.caught_up and name not in self.waiting:
                 raise
-            raise NotYet(name) from None
-        return self._labels[told.key], told
+            raise refusals.NotYet(name) from None
+        headers = {serving.MODEL_VERSION: self._labels[told.key]}
+        compared = self._compared.get(name)
+        if compared is not None and told.number == replica.OK:
+            headers[serving.PREDICTION_ID] = compared.answered(told.key, key)
+        return told, headers
+
+    def take_outcome(self, name: str, outcome: serving.Outcome) -> serving.OutcomeTaken:
+        """Take what came of a prediction; raise a Refusal where it is not known."""
+        compared = self._compared.get(name)
+        if compared is None:
+            raise experiments.UnknownPrediction(name, outcome.prediction)
+        key, counted = compared.take(outcome)
+        return serving.OutcomeTaken(outcome.prediction, self._labels[key], counted)
+
+    @contextlib.contextmanager
+    def comparing(
+        self, entry: desired.Entry, wanted: desired.Wanted, terms: serving.Versus
+    ) -> Iterator[experiments.Experiment]:
+        """Take outcomes while the context lasts."""
+        assert entry.newest is not None
+        before, new = (version(entry.name, one).key for one in (entry.newest, wanted))
+        made = experiments.Experiment(entry.name, terms, before, new)
+        self._compared[entry.name] = made
+        try:
+            yield made
+        finally:
+            del self._compared[entry.name]
 
     def endpoint(self, entry: desired.Entry) -> serving.Endpoint:
         """Describe one endpoint."""
@@ -198,7 +215,7 @@ class Host:
         try:
             await self.bus.desired.put(entry, revision)
         except desired.Changed as error:
-            raise Conflict(error) from error
+            raise refusals.Conflict(error) from error
         await self._apply(entry, keep_s)
 
     async def _catch_up(self, bus: Bus) -> None:

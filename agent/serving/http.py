@@ -54,6 +54,7 @@ class App:
         """Make the application."""
         table: list[tuple[str, Handler, str]] = [
             ("/v1/models/{name}:predict", self._predict, "POST"),
+            ("/v1/models/{name}:outcome", self._outcome, "POST"),
             ("/v1/models/{name}", self._model, "GET"),
             ("/v1/models", self._models, "GET"),
             ("/healthz", self._health, "GET"),
@@ -69,13 +70,18 @@ class App:
         content_type = request.headers.get(subjects.CONTENT_TYPE)
         if content_type != inputs.ARROW and "msgpack" not in (content_type or ""):
             content_type = None  # curl and its like say that JSON is a form
-        version, told = await self._host.ask(request.path_params["name"], (body, content_type))
+        name, key = request.path_params["name"], request.headers.get(serving.ASSIGNMENT_KEY, "")
+        told, headers = await self._host.ask(name, (body, content_type), key)
         return Response(
             told.body,
             told.number or 200,
-            {serving.MODEL_VERSION: version},
+            headers,
             media_type=replica.answered_as(content_type) or codec.JSON,
         )
+
+    async def _outcome(self, request: Request) -> Response:
+        outcome = codec.decode(await _body(request, self._most), serving.Outcome)
+        return _json(self._host.take_outcome(request.path_params["name"], outcome))
 
     async def _models(self, _: Request) -> Response:
         served = self._host.served()

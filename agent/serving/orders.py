@@ -14,8 +14,8 @@ import structlog
 
 from agent import tasks
 from agent.bus import endpoints
-from agent.serving import desired, host, jobs, rollout
-from protocol import codec, events, problems, serving
+from agent.serving import desired, host, jobs, refusals, rollout
+from protocol import codec, events, serving
 
 log = structlog.get_logger(__name__)
 
@@ -23,54 +23,6 @@ STOP_S = 60.0
 HEIR_S = 15.0
 """How long the next owner of a run may take to ask for what is under way."""
 MOST_ENDED = 100
-
-
-class Superseded(endpoints.Refusal):
-    """Another owner of the run deploys this now, or has decided not to."""
-
-    def __init__(self, epoch: int, newer: int) -> None:
-        message = f"the run's owner of epoch {newer} deploys, not that of {epoch}"
-        super().__init__(problems.Problem("conflict", message))
-        self.newer = newer
-
-
-class NoSuchRun(endpoints.Refusal):
-    """Nobody can own a run that there is not."""
-
-    def __init__(self, run_id: str) -> None:
-        message = f"there is no run {run_id!r}"
-        super().__init__(problems.Problem("not_found", message, path="$.run_id"))
-
-
-class NotDeployed(endpoints.Refusal):
-    """There is nothing to take away."""
-
-    def __init__(self, name: str) -> None:
-        message = f"no model {name!r} is deployed"
-        super().__init__(problems.Problem("not_found", message, path="$.name"))
-
-
-class NothingBefore(endpoints.Refusal):
-    """There is no version to go back to."""
-
-    def __init__(self, name: str) -> None:
-        message = f"no version of {name!r} has served before the one that serves"
-        super().__init__(problems.Problem("not_found", message, path="$.name"))
-
-
-class Stopped(endpoints.Refusal):
-    """Somebody has stopped the deployment."""
-
-    def __init__(self, what: str, by: str, reason: str = "") -> None:
-        after = f": {reason}" if reason else ""
-        super().__init__(problems.Problem("denied", f"{what} by {by or 'nobody known'}{after}"))
-
-
-class Halted(endpoints.Refusal):
-    """The deployment was stopped."""
-
-    def __init__(self, key: str) -> None:
-        super().__init__(problems.Problem("cancelled", f"deployment {key!r} was stopped"))
 
 
 class Orders:
@@ -124,11 +76,11 @@ class Orders:
 
     async def undeploy(self, command: serving.Undeploy) -> serving.Endpoint:
         """Take an endpoint away."""
-        await self._stop(command.name, Stopped("the endpoint was taken away", command.by))
+        await self._stop(command.name, refusals.Stopped("the endpoint was taken away", command.by))
         async with self._host.changing(command.name):
             entry, revision = await self._host.bus.desired.get(command.name)
             if not entry.versions:
-                raise NotDeployed(command.name)
+                raise refusals.NotDeployed(command.name)
             gone = msgspec.structs.replace(entry, versions=[], before=None)
             await self._host.change(gone, revision)
         log.info("endpoint.undeployed", model=command.name, by=command.by)
@@ -143,10 +95,10 @@ class Orders:
     async def _told(self, job: jobs.Job, command: serving.DeployModel) -> serving.Deployment:
         """Raise why a deployment has failed; one that was given up for who asks is made anew."""
         if job.task.cancelled():
-            raise job.stopped or Halted(command.key)
+            raise job.stopped or refusals.Halted(command.key)
         error = job.task.exception()
         assert error is not None
-        if isinstance(error, Superseded) and error.newer <= command.epoch:
+        if isinstance(error, refusals.Superseded) and error.newer <= command.epoch:
             self._ended.pop(command.key, None)
             return await self.deploy(command)
         raise error
@@ -179,7 +131,7 @@ class Orders:
         return any(job.task.cancelled() for job in found)
 
     async def _rolled_back(self, command: serving.RollBack) -> serving.Endpoint:
-        why = Stopped("it was rolled back", command.by, command.reason)
+        why = refusals.Stopped("it was rolled back", command.by, command.reason)
         stopped = await self._stop(command.name, why)
         async with self._host.changing(command.name):
             entry, revision = await self._host.bus.desired.get(command.name)
@@ -187,7 +139,7 @@ class Orders:
                 return self._host.endpoint(entry)
             wanted = entry.newest if stopped else entry.before
             if wanted is None:
-                raise NothingBefore(command.name)
+                raise refusals.NothingBefore(command.name)
             changed = entry.served_by(wanted, command.key)
             async with self._host.started(host.version(command.name, wanted)):
                 await self._host.change(changed, revision)
@@ -198,7 +150,7 @@ class Orders:
     async def _deployed(self, job: jobs.Job) -> None:
         try:
             await self._deploy(job)
-        except host.Conflict:  # another host may have been asked for the very same
+        except refusals.Conflict:  # another host may have been asked for the very same
             entry, _ = await self._host.bus.desired.get(job.command.name)
             if job.command.key not in entry.done:
                 raise
@@ -231,9 +183,9 @@ class Orders:
         run_id = job.command.run_id
         last = await self._host.bus.journal.last(run_id)
         if last is None:
-            raise NoSuchRun(run_id)
+            raise refusals.NoSuchRun(run_id)
         epoch = codec.decode(last[1], events.Commit).epoch
         if epoch > job.epoch:
             await job.wait_epoch(epoch, patience_s)
         if epoch > job.epoch:
-            raise Superseded(job.epoch, epoch)
+            raise refusals.Superseded(job.epoch, epoch)

@@ -110,10 +110,10 @@ class RayServe:
                     await live.route.wait_idle()
         await self._delete(key)
 
-    async def ask(self, name: str, question: replica.Question) -> deployer.Told:
+    async def ask(self, name: str, question: replica.Question, key: str = "") -> deployer.Told:
         """Ask a model."""
-        key, answer = await self._router.ask(name, question)
-        return deployer.Told(key, *answer)
+        version, answer = await self._router.ask(name, question, key)
+        return deployer.Told(version, *answer)
 
     async def _started(self, version: deployer.Version) -> replica.About:
         handle = await self._run(version)

@@ -45,6 +45,7 @@ class Responder:
             ("list", serving.EndpointQuery, self._orders.listed),
         ]
         await self._listen(self._names.all_predictions, self._predict)
+        await self._listen(self._names.all_outcomes, self._outcome)
         for action, kind, handler in table:
             await self._listen(self._names.serving(action), self._commanded(kind, handler))
         await self._nc.flush()
@@ -67,17 +68,25 @@ class Responder:
         sender = endpoints.caller(message.headers)
         name = self._names.read_predict(message.subject) or ""
         try:
-            version, told = await self._host.ask(name, (message.data, sender.content_type))
+            key = (message.headers or {}).get(serving.ASSIGNMENT_KEY, "")
+            told, headers = await self._host.ask(name, (message.data, sender.content_type), key)
         except Exception as error:  # noqa: BLE001 - it is told to whoever asked
             await self._refuse(message, _problem(error), sender.content_type)
             return
-        headers = {serving.MODEL_VERSION: version}
         if told.number == replica.OK:
             answered = replica.answered_as(sender.content_type)
             await self._respond(message, told.body, answered, headers)
         else:
             problem = codec.decode(told.body, problems.Problem, _known(sender.content_type))
             await self._refuse(message, problem, sender.content_type, headers)
+
+    async def _outcome(self, message: Msg) -> None:
+        name = self._names.read_outcome(message.subject) or ""
+
+        async def taken(outcome: serving.Outcome) -> serving.OutcomeTaken:
+            return self._host.take_outcome(name, outcome)
+
+        await self._commanded(serving.Outcome, taken)(message)
 
     def _commanded(
         self, kind: type[Any], handler: Callable[[Any], Awaitable[msgspec.Struct]]

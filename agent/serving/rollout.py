@@ -23,6 +23,10 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.5
 """How often a step is judged."""
 
+ANSWER_S = 5.0
+"""What a version that is compared has not answered by then, the one before does."""
+_DIED = "one of its replicas has died"
+
 Tell = Callable[[serving.Shift], None]
 
 
@@ -64,6 +68,8 @@ class Rollout:
         if self._command.canary is not None:
             for percent in self._command.canary.steps:
                 await self._step(self._command.canary, percent, wanted, candidate)
+        if self._command.versus is not None:
+            await self._versus(self._command.versus, wanted, candidate)
 
     def shift(self, phase: serving.ShiftPhase, percent: float, reason: str = "") -> None:
         """Tell where the requests go from now on."""
@@ -140,8 +146,30 @@ class Rollout:
             if verdict.is_enough(terms, elapsed_s, trial.candidate):
                 return
 
+    async def _versus(
+        self, terms: serving.Versus, wanted: desired.Wanted, candidate: deployer.Version
+    ) -> None:
+        """Let both versions answer until outcomes tell which one is better."""
+        trial = self._host.share(self._entry, wanted, terms.percent, ANSWER_S)
+        self.percent = terms.percent
+        with self._host.comparing(self._entry, wanted, terms) as compared:
+            self.shift("versus", terms.percent)
+            began = asyncio.get_running_loop().time()
+            while True:
+                await asyncio.sleep(LOOK_S)
+                whole = await self._host.deployer.is_whole(candidate)
+                self.last = compared.measured()
+                if trial.candidate.lost or not whole:
+                    raise RolledBack(self._command, terms.percent, trial.candidate.lost or _DIED)
+                if compared.better == "new":
+                    return
+                elapsed_s = asyncio.get_running_loop().time() - began
+                worse = "by its outcomes it is worse" if compared.better else None
+                if reason := worse or compared.why_open(elapsed_s):
+                    raise RolledBack(self._command, terms.percent, reason)
+
     def _why_back(
         self, terms: serving.Canary, elapsed_s: float, trial: trials.Trial, *, whole: bool
     ) -> str | None:
         reason = verdict.why_back(terms, elapsed_s, trial.before, trial.candidate)
-        return reason or (None if whole else "one of its replicas has died")
+        return reason or (None if whole else _DIED)

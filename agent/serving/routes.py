@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import hashlib
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
@@ -129,11 +130,16 @@ class Router:
         """Let a trial decide who answers, until the shares are set."""
         self._trials[name] = trial
 
-    async def ask(self, name: str, question: replica.Question) -> tuple[str, replica.Answer]:
-        """Ask a model; give the key of the version that answered, and its answer."""
+    async def ask(
+        self, name: str, question: replica.Question, key: str = ""
+    ) -> tuple[str, replica.Answer]:
+        """Ask a model; give the key of the version that answered, and its answer.
+
+        While there are two, requests of one `key` go to one of them.
+        """
         trial = self._trials.get(name)
         if trial is not None:
-            return await trial.ask(question, self._chance())
+            return await trial.ask(question, _point(name, key) if key else self._chance())
         route = self.pick(name)
         return route.key, await route.ask(question)
 
@@ -157,3 +163,9 @@ class Router:
             if point < 0:
                 return route
         return shares[-1][1]
+
+
+def _point(name: str, key: str) -> float:
+    """Give a key's place between 0 and 1, the same for every host and after every start."""
+    digest = hashlib.blake2b(f"{name}\0{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

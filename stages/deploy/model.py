@@ -39,6 +39,19 @@ class Canary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return len(self.steps) * max(self.hold_s, self.wait_s)
 
 
+class Versus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How both versions are compared by what came of their predictions."""
+
+    percent: Percent = 50
+    """Of the requests that the new version gets."""
+    alpha: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.05
+    """How likely it may be that the wrong one is called the better, whenever one looks."""
+    max_outcomes: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 10_000
+    """With so many it is left open, and the version before serves on."""
+    max_s: Annotated[float, msgspec.Meta(gt=0, le=2_592_000)] = 86_400.0
+    """The same after so long."""
+
+
 @kit.stage(NAME, delegated=True, effects=True)
 class Deploy(kit.Stage, frozen=True):
     """Let a model answer over HTTP and on the bus, in place of the version before.
@@ -48,7 +61,8 @@ class Deploy(kit.Stage, frozen=True):
     and if it cannot, the version before serves on. The same model again changes nothing.
 
     With `max_worse` it must also be as good on the rows as the version that serves. With a `canary`
-    requests move to it by steps, and back by themselves; the stage then fails as `denied`.
+    requests move to it by steps, and back by themselves; the stage then fails as `denied`. With
+    `versus` both answer until what came of their predictions tells which one is better.
     """
 
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
@@ -57,9 +71,11 @@ class Deploy(kit.Stage, frozen=True):
     try_rows: Annotated[int, msgspec.Meta(ge=1, le=100)] = 8
     """Of the input `rows`, so many are predicted before the version serves."""
     within_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 300.0
-    """How long it may take until it serves, besides the steps of a canary."""
+    """How long it may take until it serves, besides a canary's steps and a comparison."""
     canary: Canary | None = None
     """Without one all requests move at once."""
+    versus: Versus | None = None
+    """All requests move only once outcomes have told that the new version is better."""
     max_worse: Annotated[float, msgspec.Meta(ge=0)] | None = None
     """How much worse than the version that serves it may be on all `rows`, as a share of that
     one's metric; not compared where not given."""
@@ -68,6 +84,12 @@ class Deploy(kit.Stage, frozen=True):
     where not given."""
     keep_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 300.0
     """The version before is kept running for so long, so that a rollback brings it back at once."""
+
+    @property
+    def longest_s(self) -> float:
+        """Give how long it may take altogether."""
+        steps_s = self.canary.longest_s if self.canary else 0.0
+        return self.within_s + steps_s + (self.versus.max_s if self.versus else 0.0)
 
     def run(
         self,

@@ -44,6 +44,7 @@ def built(names: subjects.Subjects) -> set[str]:
         *(names.endpoint(action) for action in ("list", "rollback", "undeploy")),
         *(names.serving(action) for action in ("deploy", "halt", "rollback", "undeploy", "list")),
         names.predict("x"),
+        names.outcome("x"),
         names.run_journal("x"),
         names.event("x", "x", "x"),
         names.progress("x", "x"),
@@ -75,6 +76,7 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "endpoint",
         "serving",
         "predict",
+        "outcome",
         "run_journal",
         "event",
         "progress",
@@ -105,13 +107,15 @@ def test_every_builder_of_subjects_is_in_the_contract_or_known_to_be_internal():
         "all_nonces",
         "all_artifacts",
         "all_predictions",
+        "all_outcomes",
         "all_endpoint_keys",
     }
     internal = {"ticket", "tickets", "nudge", "worker", "presence_key", "endpoint_key", "nonce"}
     public = {name for name in vars(subjects.Subjects) if not name.startswith("_")}
     rest = public - in_contract - patterns - internal - {"prefix"}
     others = {one for one in rest if not one.endswith(("_stream", "_bucket", "_consumer"))}
-    assert others == {"read_event", "read_journal", "read_ticket", "read_work", "read_predict"}
+    readers = {"read_event", "read_journal", "read_ticket", "read_work"}
+    assert others == readers | {"read_predict", "read_outcome"}
 
 
 def test_what_is_served_is_what_the_agent_registers():

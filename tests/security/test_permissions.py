@@ -32,6 +32,7 @@ ASKED = {
     "model.rollback",
 }
 ENDPOINTS = {"endpoint.list", "endpoint.rollback", "endpoint.undeploy"}
+PREDICTING = {"endpoint.predict", "endpoint.outcome"}
 HOST = {
     "serving.deploy",
     "serving.halt",
@@ -42,9 +43,8 @@ HOST = {
 TOLD = {"journal", "event", "progress"}
 # Written by hand, beside the table that is tested.
 SAYS = {
-    ORCHESTRATOR: ASKED
-    | {"pipeline.request", "pipeline.queue", "endpoint.list", "endpoint.predict"},
-    OPERATOR: ASKED | ENDPOINTS | {"swarm.control", "endpoint.predict"},
+    ORCHESTRATOR: ASKED | {"pipeline.request", "pipeline.queue", "endpoint.list"} | PREDICTING,
+    OPERATOR: ASKED | ENDPOINTS | PREDICTING | {"swarm.control"},
     SWARM: {"swarm.work", "swarm.cancel", "swarm.control"},
     SPECIALIST: set(),
     AUDITOR: set(),
@@ -65,7 +65,7 @@ HEARS = {
     AUDITOR: {"swarm.audit"},
     WORKER: set(),
     CALLER: set(),
-    SERVING: HOST | {"endpoint.predict"},
+    SERVING: HOST | PREDICTING,
     AGENT: ASKED
     | ENDPOINTS
     | {"pipeline.request", "event", "swarm.work", "swarm.cancel", "swarm.control"}

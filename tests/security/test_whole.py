@@ -103,7 +103,7 @@ async def test_a_model_is_deployed_and_asked_with_every_part_under_its_role(
     status = await orchestrator.status(run_id)
     assert status.state == "succeeded", status.problem
     for asker in (orchestrator, operator):
-        told, version = await asker.predict("line", serving.Predict(row={"x": 2}))
+        told, version, _ = await asker.predict("line", serving.Predict(row={"x": 2}))
         assert [round(one, 6) for one in told.predictions] == [4.0]
         (listed,) = (await asker.endpoints()).endpoints
         assert (listed.state, listed.versions[0].version) == ("serving", version)

@@ -81,6 +81,16 @@ async def test_a_new_version_that_has_too_much_to_do_keeps_nobody_waiting():
     await asyncio.gather(*waiting)
 
 
+async def test_requests_of_one_key_go_to_one_version_and_keys_are_shared_out():
+    trial, before, _ = trial_of((0, b"new"), percent=30)
+    router = routes.Router()
+    router.shift("line", {before.route: 1.0})
+    router.try_out("line", trial)
+    told = [[(await router.ask("line", (b"", None), f"k{n}"))[0] for _ in "ab"] for n in range(500)]
+    assert all(first == again for first, again in told)
+    assert 110 < sum(first == "new" for first, _ in told) < 190
+
+
 async def test_a_router_asks_a_trial_until_the_shares_are_set():
     trial, before, _ = trial_of((0, b"new"))
     router = routes.Router(lambda: 0.5)
