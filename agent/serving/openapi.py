@@ -30,13 +30,15 @@ _DATES = {"date-time": "2026-01-01T00:00:00", "date": "2026-01-01"}
 def document(served: Served, url: str) -> dict[str, Any]:
     """Compose the OpenAPI document of what is served."""
     _, shared = msgspec.json.schema_components(
-        [serving.Predicted, problems.Problem], ref_template=_REF
+        [serving.Predicted, serving.Outcome, serving.OutcomeTaken, problems.Problem],
+        ref_template=_REF,
     )
     schemas: dict[str, Any] = dict(shared)
     paths: dict[str, Any] = {"/healthz": {"get": _health()}}
     for name, (version, about) in served.items():
         schemas |= _asked(name, about.schema)
         paths[f"/v1/models/{name}:predict"] = {"post": _predict(name, version, about)}
+        paths[f"/v1/models/{name}:outcome"] = {"post": _outcome(name)}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Deployed models", "version": "1"},
@@ -76,12 +78,15 @@ def _asked(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 def _predict(name: str, version: str, about: replica.About) -> dict[str, Any]:
     card = about.card
     assert card is not None
-    header = {serving.MODEL_VERSION: {"schema": {"type": "string"}}}
+    text = {"schema": {"type": "string"}}
+    header = {serving.MODEL_VERSION: text, serving.PREDICTION_ID: text}
+    parameter = {"name": serving.ASSIGNMENT_KEY, "in": "header", "required": False, **text}
     body: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/Predict-{name}"}}
     body["example"] = {"row": example(about)}
     return {
         "operationId": f"predict-{name}",
         "summary": f"{card.task} of {card.target} by {card.estimator}, version {version}",
+        "parameters": [parameter],
         "requestBody": {"required": True, "content": {codec.JSON: body, inputs.ARROW: {}}},
         "responses": {
             "200": {
@@ -91,6 +96,18 @@ def _predict(name: str, version: str, about: replica.About) -> dict[str, Any]:
             },
             "4XX": {"description": "what is wrong with the request", **_of("Problem")},
             "5XX": {"description": "try again", **_of("Problem")},
+        },
+    }
+
+
+def _outcome(name: str) -> dict[str, Any]:
+    return {
+        "operationId": f"outcome-{name}",
+        "summary": "Tell what came of a prediction, while two versions are compared",
+        "requestBody": {"required": True, **_of("Outcome")},
+        "responses": {
+            "200": {"description": "it was taken", **_of("OutcomeTaken")},
+            "4XX": {"description": "what is wrong with it", **_of("Problem")},
         },
     }
 

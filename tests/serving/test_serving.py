@@ -137,6 +137,9 @@ async def test_the_host_explains_itself(work):
     example = body["content"]["application/json"]["example"]
     answer = await work.post("line", json.dumps(example).encode())
     assert answer.status_code == 200
+    told = document["paths"]["/v1/models/line:outcome"]["post"]["requestBody"]["content"]
+    kind = told["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    assert set(document["components"]["schemas"][kind]["properties"]) == {"prediction", "value"}
     row = document["components"]["schemas"]["Row-line"]
     assert row["required"] == ["x"]
     (listed,) = (await work.http.get(f"{url}/v1/models")).json()
