@@ -18,6 +18,7 @@ ASSIGNMENT_KEY = "Assignment-Key"
 
 Replicas = Annotated[int, msgspec.Meta(ge=1, le=64)]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=99)]
+Share = Annotated[int, msgspec.Meta(ge=0, le=99)]
 ShiftPhase = Literal["canary", "versus", "serves", "rolled_back"]
 Row = dict[str, Any]
 """The model's columns by name; null is a missing value."""
@@ -44,8 +45,9 @@ class Predicted(wire.Fact, frozen=True):
 class Canary(wire.Command, frozen=True, kw_only=True):
     """How requests move to a new version: by steps, and all of them back where it is worse."""
 
-    steps: Annotated[list[Percent], msgspec.Meta(min_length=1, max_length=20)]
-    """Its shares of the requests, one after the other; then all are its own."""
+    steps: Annotated[list[Share], msgspec.Meta(min_length=1, max_length=20)]
+    """Its shares of the requests, one after the other; then all are its own. With 0 it is a shadow:
+    it is asked what the version before has answered, and nobody gets its answers."""
     hold_s: wire.Seconds = 60.0
     """Each step lasts so long at least, and until it has answered `min_requests`."""
     min_requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
@@ -56,6 +58,8 @@ class Canary(wire.Command, frozen=True, kw_only=True):
     """What it has not answered by then is an error, and the version before answers it."""
     max_error_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
     """Of its requests, those that it did not answer and the version before did."""
+    max_different: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Of the answers of a shadow, those that the version before has given otherwise."""
     max_latency_ratio: Annotated[float, msgspec.Meta(ge=1)] = 2.0
     """Of its 95th percentile to that of the version before in the same step."""
 

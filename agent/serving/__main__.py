@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import pathlib
 import signal
 import sys
@@ -30,6 +31,8 @@ LOOK_S = 0.25
 CONNECT_S = 3.0
 IDLE_S = 5.0
 """With nothing to serve for so long it ends."""
+_CONNECTS = "RAY_ENABLE_AUTO_CONNECT"
+"""A call that finds no Ray would start one, and this process would not end."""
 _OBJECT_STORE_BYTES = 128 * 2**20
 
 
@@ -52,6 +55,7 @@ def main() -> None:
 
 
 async def _serve(settings: config.Settings, own: pathlib.Path, *, stay: bool) -> None:
+    os.environ[_CONNECTS] = "0"
     stop = asyncio.Event()
     _stop_on_signals(stop)
     chosen = settings.serving
@@ -72,6 +76,7 @@ async def _serve(settings: config.Settings, own: pathlib.Path, *, stay: bool) ->
             attending = asyncio.create_task(_attend(settings, names, serves, told), name="attend")
             await _wait_needless(stop, lambda: stay or serves.needed or told.under_way, own)
             await tasks.end(attending)
+    await deploys.close()
     await asyncio.to_thread(cluster.close, joined)
     log.info("serving.ended")
 

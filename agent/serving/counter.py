@@ -55,4 +55,6 @@ class Counter:
 
     def _down(self, entry: desired.Entry) -> serving.Endpoint:
         subject = self._names.predict(entry.name)
-        return serving.Endpoint(entry.name, "down", desired.shown(entry), subject=subject)
+        before = entry.before.version if entry.before else ""
+        shown = desired.shown(entry)
+        return serving.Endpoint(entry.name, "down", shown, subject=subject, before=before)

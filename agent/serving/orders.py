@@ -173,7 +173,7 @@ class Orders:
                     changed = entry.served_by(wanted, command.key, job.epoch)
                     await self._host.change(changed, revision, command.keep_s)
             except BaseException as error:
-                if moving.percent:
+                if moving.percent is not None:
                     moving.shift("rolled_back", 0, job.why(error))
                 raise
             moving.shift("serves", 100)

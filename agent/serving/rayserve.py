@@ -60,6 +60,11 @@ class RayServe:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)  # which the import sets, too
         await self._call(serve.start, proxy_location="Disabled")
 
+    async def close(self) -> None:
+        """Wait for what Serve is asked just now, before the cluster is taken away from it."""
+        self._hand.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._hand.shutdown)
+
     async def start(self, version: deployer.Version) -> replica.About:
         """Start a version, or resize it; raise NotStarted."""
         live = self._live.get(version.key)

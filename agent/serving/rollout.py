@@ -52,8 +52,8 @@ class Rollout:
         self._entry = entry
         self._command = command
         self._tell = tell
-        self.percent = 0.0
-        """Of the requests that it has."""
+        self.percent: float | None = None
+        """Of the requests that it has; a shadow has none."""
         self.last: dict[str, float] = {}
         """What was measured of the metric, and in the last step."""
 
@@ -133,6 +133,19 @@ class Rollout:
         trial = self._host.share(self._entry, wanted, percent, terms.answer_s)
         self.percent = percent
         self.shift("canary", percent)
+        try:
+            await self._watch(terms, percent, trial, candidate)
+        finally:
+            await trial.close()
+
+    async def _watch(
+        self,
+        terms: serving.Canary,
+        percent: float,
+        trial: trials.Trial,
+        candidate: deployer.Version,
+    ) -> None:
+        """Judge a step again and again until it is over; raise RolledBack."""
         began = asyncio.get_running_loop().time()
         kept = self.last
         while True:
@@ -140,9 +153,9 @@ class Rollout:
             whole = await self._host.deployer.is_whole(candidate)
             elapsed_s = asyncio.get_running_loop().time() - began
             self.last = kept | verdict.measured(trial.before, trial.candidate)
-            reason = self._why_back(terms, elapsed_s, trial, whole=whole)
-            if reason is not None:
-                raise RolledBack(self._command, percent, reason)
+            reason = verdict.why_back(terms, elapsed_s, trial.before, trial.candidate)
+            if reason or not whole:
+                raise RolledBack(self._command, percent, reason or _DIED)
             if verdict.is_enough(terms, elapsed_s, trial.candidate):
                 return
 
@@ -167,9 +180,3 @@ class Rollout:
                 worse = "by its outcomes it is worse" if compared.better else None
                 if reason := worse or compared.why_open(elapsed_s):
                     raise RolledBack(self._command, terms.percent, reason)
-
-    def _why_back(
-        self, terms: serving.Canary, elapsed_s: float, trial: trials.Trial, *, whole: bool
-    ) -> str | None:
-        reason = verdict.why_back(terms, elapsed_s, trial.before, trial.candidate)
-        return reason or (None if whole else _DIED)

@@ -1,6 +1,7 @@
 """Owns a trial: a new version answers some of the requests, the version before all the others.
 
-Nobody who asks pays for it: what the new version does not answer, the version before is asked.
+Nobody who asks pays for it: what the new version does not answer, the version before is asked. One
+that has no share is a shadow: it is asked what the other has answered, and nobody hears of it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import time
 
 import msgspec
 
+from agent import tasks
 from agent.bus import endpoints
 from agent.serving import replica, routes
 from protocol import problems
 
 MOST_TIMES = 20_000
 """How many of the last answers a percentile is of."""
+MOST_COPIES = 32
+"""What a shadow is asked at a time; what comes meanwhile it is not asked."""
 
 
 class Tally:
@@ -26,6 +30,8 @@ class Tally:
     def __init__(self) -> None:
         self.answered = 0
         self.errors = 0
+        self.compared = self.different = 0
+        """Answers of a shadow, and those that the version before has given otherwise."""
         self.last_error = ""
         self.lost = ""
         """Why the version gave no answer at all; empty while it always has."""
@@ -64,6 +70,11 @@ class Trial:
         self._new = candidate
         self._percent = percent
         self._answer_s = answer_s
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Stop asking what nobody waits for."""
+        await tasks.end(*self._copies)
 
     async def ask(self, question: replica.Question, point: float) -> tuple[str, replica.Answer]:
         """Ask the version that a point between 0 and 1 falls to; give its key and its answer."""
@@ -82,7 +93,20 @@ class Trial:
         answer = await self._old.ask(question)
         if answer[0] == replica.OK:
             self.before.took(time.perf_counter() - began)
+            if not self._percent and len(self._copies) < MOST_COPIES:
+                copy = asyncio.create_task(self._compare(question, answer[1]), name="shadow")
+                self._copies.add(copy)
+                copy.add_done_callback(self._copies.discard)
         return self._old.key, answer
+
+    async def _compare(self, question: replica.Question, said: bytes) -> None:
+        """Ask the shadow what has been answered."""
+        told = await self._ask_new(question)
+        if isinstance(told, str):
+            self.candidate.failed(told)
+            return
+        self.candidate.compared += 1
+        self.candidate.different += told[1] != said
 
     async def _ask_new(self, question: replica.Question) -> replica.Answer | str:
         """Give the new version's answer, or why there is none that can be given."""

@@ -22,6 +22,9 @@ def why_back(
     if new.errors > terms.max_error_rate * max(new.asked, terms.min_requests):
         most = f"at most {terms.max_error_rate:.2%} may be"
         return f"{new.errors} of {new.asked} requests failed, {most}; the last: {new.last_error}"
+    if new.different > terms.max_different * max(new.compared, terms.min_requests):
+        most = f"at most {terms.max_different:.2%} may be"
+        return f"{new.different} of {new.compared} answers are different, {most}"
     if min(before.answered, new.answered) >= terms.min_requests:
         old_s, new_s = before.p95_s(), new.p95_s()
         if new_s > terms.max_latency_ratio * old_s + NOISE_S:
@@ -42,6 +45,7 @@ def measured(before: trials.Tally, new: trials.Tally) -> dict[str, float]:
     """Give the figures of a step; a percentile of no answer is left out."""
     times = {"p95_ms": new.p95_s() * 1e3, "before_p95_ms": before.p95_s() * 1e3}
     counts = {"requests": new.asked, "errors": new.errors, "before_requests": before.asked}
+    counts |= {"different": new.different} if new.compared else {}
     found = {name: float(value) for name, value in counts.items()}
     return found | {name: round(at, 3) for name, at in times.items() if math.isfinite(at)}
 

@@ -13,13 +13,15 @@ Metric = Literal[
     "accuracy", "balanced_accuracy", "f1_macro", "f1", "precision", "recall", "rmse", "mae", "r2"
 ]
 Percent = Annotated[int, msgspec.Meta(ge=1, le=99)]
+Share = Annotated[int, msgspec.Meta(ge=0, le=99)]
 
 
 class Canary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How requests move to the new version: by steps, and all of them back where it is worse."""
 
-    steps: Annotated[tuple[Percent, ...], msgspec.Meta(min_length=1, max_length=20)] = (10, 50)
-    """Its shares of the requests in percent, one after the other; then all are its own."""
+    steps: Annotated[tuple[Share, ...], msgspec.Meta(min_length=1, max_length=20)] = (10, 50)
+    """Its shares of the requests in percent, one after the other; then all are its own. With 0 it
+    is a shadow: it is asked what the version before has answered, and nobody gets its answers."""
     hold_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 60.0
     """Each step lasts so long at least, and until the new version has answered `min_requests`."""
     min_requests: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 50
@@ -30,6 +32,8 @@ class Canary(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What it has not answered by then is an error, and the version before answers it."""
     max_error_rate: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.01
     """Of its requests, those that it did not answer and the version before did."""
+    max_different: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    """Of the answers of a shadow, those that the version before has given otherwise."""
     max_latency_ratio: Annotated[float, msgspec.Meta(ge=1)] = 2.0
     """Of its 95th percentile to that of the version before in the same step."""
 

@@ -141,6 +141,23 @@ async def test_a_version_that_is_slow_moves_back(ask):
     await only(ask, "slow", before)
 
 
+async def test_a_shadow_answers_nobody_and_is_compared(ask):
+    url, before = await serves(ask, "shadow")
+    shadow = {**QUICK, "steps": [0]}
+    async with load.constant(url) as asking:
+        status, told = await deploy(ask, "shadow", 2.0, canary={**shadow, "max_different": 0.1})
+    assert status.problem.code == "denied", status
+    assert "answers are different, at most 10.00% may be" in status.problem.message
+    assert shifted(told) == [("canary", 0), ("rolled_back", 0)]
+    assert (set(asking.versions), asking.failed) == ({before}, [])
+    async with load.constant(url) as asking:
+        status, told = await deploy(ask, "shadow", 2.0, canary=shadow)
+    assert status.state == "succeeded", status
+    (stored,) = helpers.of(told, events.StageSucceeded, "go")
+    assert stored.metrics["different"] == stored.metrics["requests"] >= 20
+    assert asking.failed == []
+
+
 async def test_a_version_that_is_worse_on_held_back_rows_gets_no_request(ask):
     url, before = await serves(ask, "metric")
     rows = {"x": (1.0, 2.0, 3.0), "truth": 1.0, "max_worse": 0.1}

@@ -348,6 +348,15 @@ async def test_what_was_ended_comes_back_until_it_is_taken_away(work):
     await wait_until(lambda: all(map(_is_over, tree)))  # a host without models ends
 
 
+async def test_a_host_that_is_ended_while_it_stops_a_model_is_gone(work, ask):
+    status, _ = await work.deploy(ask, "brief", 2.0)
+    assert status.state == "succeeded", status
+    tree = [psutil.Process(work.host.pid), *work.tree()]
+    await ask.undeploy("brief")
+    os.kill(tree[0].pid, signal.SIGTERM)
+    await wait_until(lambda: all(map(_is_over, tree)))
+
+
 def _is_over(process: psutil.Process) -> bool:
     try:
         return process.status() == psutil.STATUS_ZOMBIE

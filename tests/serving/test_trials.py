@@ -71,6 +71,27 @@ async def test_what_nobody_can_answer_speaks_against_nobody():
     assert trial.candidate.asked == trial.before.asked == 0
 
 
+async def test_a_shadow_is_asked_what_the_other_has_answered_and_nobody_hears_of_it():
+    trial, _, candidate = trial_of((0, b"new"), percent=0)
+    told = [await trial.ask((b"", None), point / 10) for point in range(10)]
+    async with asyncio.timeout(5):
+        while trial.candidate.compared < 10:  # noqa: ASYNC110 - tasks of this loop
+            await asyncio.sleep(0)
+    assert told == [("old", (0, b"old"))] * 10
+    assert (candidate.asked, trial.candidate.answered, trial.candidate.different) == (10, 10, 10)
+    await trial.close()
+
+
+async def test_a_shadow_that_hangs_is_asked_a_few_at_a_time_and_left_alone_at_the_end():
+    trial, _, candidate = trial_of(HANGS, percent=0, answer_s=60)
+    for _ in range(2 * trials.MOST_COPIES):
+        assert await trial.ask((b"", None), 0) == ("old", (0, b"old"))
+    assert len(trial._copies) == trials.MOST_COPIES
+    await trial.close()
+    assert trial._copies == set()
+    await candidate.end()
+
+
 async def test_a_new_version_that_has_too_much_to_do_keeps_nobody_waiting():
     trial, _, candidate = trial_of(HANGS, answer_s=60)
     most = routes.MOST_WAITING + routes.AT_WORK_EACH
@@ -123,6 +144,17 @@ def tally(answered=0, errors=0, took_s=0.01, lost=""):
 )
 def test_what_speaks_against_a_version_moves_the_requests_back(elapsed_s, before, new, said):
     assert said in verdict.why_back(TERMS, elapsed_s, before, new)
+
+
+def test_a_shadow_that_answers_otherwise_too_often_is_rejected():
+    new = tally(30)
+    new.compared, new.different = 30, 3
+    terms = msgspec.structs.replace(TERMS, max_different=0.1)
+    assert verdict.why_back(terms, 1, tally(30), new) is None
+    new.different = 4
+    assert "4 of 30 answers are different" in verdict.why_back(terms, 1, tally(30), new)
+    assert verdict.why_back(TERMS, 1, tally(30), new) is None
+    assert verdict.measured(tally(30), new)["different"] == 4
 
 
 @pytest.mark.parametrize(
