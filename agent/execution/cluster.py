@@ -27,7 +27,7 @@ _LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes Ray take 127.0.0.1 as the node's address, which `_node_ip_address` cannot."""
 _OBJECT_STORE_BYTES = 256 * 2**20
 """Data travels through the artifact store; Ray's own store only carries what training shares."""
-_TOKEN_MODE, _TOKEN, _TOKEN_FILE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
+_TOKEN_MODE, _TOKEN, TOKEN_PATH = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"
 TOKEN_FILE = "ray-token"  # noqa: S105 - a name
 """In the data folder; Ray's own would be open to every user of the machine."""
 Door = Literal["open", "shut", "silent"]
@@ -124,11 +124,11 @@ def door(address: str) -> Door:
 def _lock(data_dir: pathlib.Path) -> None:
     """Have the local cluster, and all that joins it from here, ask for a token."""
     os.environ[_TOKEN_MODE] = "token"
-    if not os.environ.get(_TOKEN) and not os.environ.get(_TOKEN_FILE):
+    if not os.environ.get(_TOKEN) and not os.environ.get(TOKEN_PATH):
         file = (data_dir / TOKEN_FILE).resolve()
         private.folder(file.parent)
         private.write(file, secrets.token_hex(32).encode())
-        os.environ[_TOKEN_FILE] = str(file)
+        os.environ[TOKEN_PATH] = str(file)
     from ray import _raylet
 
     # Ray reads these when it is imported, which a module with stages may have done before.

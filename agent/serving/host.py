@@ -256,6 +256,7 @@ class Host:
             self._about[one.key] = await self.deployer.start(one)
             self._labels[one.key] = wanted.version
         self._applied[entry.name] = entry
+        self.needed |= bool(entry.versions)  # the bus may be gone before it is read again
         self._shift(entry)
         spare = self._warm.take(entry.name)
         for key in (before | ({spare} if spare else set())) - self._keys(entry.name):

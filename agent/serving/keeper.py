@@ -18,6 +18,7 @@ import structlog
 from nats.aio.client import Client
 
 from agent import config, ground, layers
+from agent.execution import cluster
 from agent.serving import desired, place
 from protocol import codec, problems, serving, subjects
 
@@ -152,6 +153,9 @@ class Keeper:
         told = ground.told(self._settings, self._settings.nats.url, self._settings.serving)
         whole = msgspec.structs.replace(self._settings, data_dir=str(self._settings.data_path))
         given = {section: getattr(whole, section) for section in _TOLD}
+        own = str((self._settings.data_path / cluster.TOKEN_FILE).resolve())
+        if told.get(cluster.TOKEN_PATH) == own:
+            del told[cluster.TOKEN_PATH]  # it is another after the agent's next start
         return told | layers.environment(given)
 
 

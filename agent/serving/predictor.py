@@ -35,7 +35,7 @@ class Predictor:
     def __init__(self, model: models.Model, max_rows: int = inputs.MAX_ROWS) -> None:
         self.card = model.card
         self.inputs = inputs.Inputs(model.card.columns, max_rows)
-        self._estimator = model.estimator()
+        self._estimator: Any = model.estimator()
         self._probable = bool(self.card.classes) and hasattr(self._estimator, "predict_proba")
 
     def predict(self, asked: Sequence[inputs.Asked]) -> list[serving.Predicted]:

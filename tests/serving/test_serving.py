@@ -300,6 +300,15 @@ async def test_the_endpoint_answers_all_the_while_that_the_agent_is_killed_and_s
     assert len(heard) > 20
 
 
+@pytest.mark.usefixtures("line")
+async def test_a_replica_that_dies_after_its_agent_was_started_anew_is_started_again(work):
+    """The agent has another token for its cluster by then; the host has one of its own."""
+    before, (replica,) = await work.slope("line"), work.replicas()
+    os.kill(replica, signal.SIGKILL)
+    assert await work.wait_slope("line") == before
+    await wait_until(lambda: len(work.replicas() - {replica}) == 1)
+
+
 async def _said_on_bus(ask):
     try:
         reply = await on_bus(ask, "line", ROW)
