@@ -19,6 +19,7 @@ ARROW = "application/vnd.apache.arrow.stream"
 """The content type of a table, for many rows: nothing has to be written and read as text."""
 _NO_NUMBER = re.compile(rb"[:,\[]\s*-?(NaN|Infinity)")
 _TEXTS = ("string", "large_string", "dictionary<values=string")
+_BYTES = ("binary", "large_binary")
 _FLOATS = ("double", "float", "halffloat")
 _WHOLE = re.compile(r"(u?)int(8|16|32|64)")
 
@@ -236,6 +237,7 @@ _KINDS: tuple[tuple[tuple[str, ...], Callable[[str], Any]], ...] = (
     (_FLOATS, lambda _: float),
     (("bool",), lambda _: bool),
     (_TEXTS, lambda _: str),
+    (_BYTES, lambda _: bytes),  # of an image; in JSON as base64
     (("timestamp",), _time),
     (("date32",), lambda _: dt.date),
 )

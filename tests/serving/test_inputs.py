@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import math
 
@@ -11,7 +12,9 @@ import pytest
 from agent.bus import endpoints
 from agent.serving import inputs, predictor, replica
 from protocol import artifacts, codec, problems, serving
-from stages import models, values
+from stages import kit, models, values
+from stages.frameworks import adapters, base
+from tests.stages.frameworks import digits
 
 COLUMNS = [
     models.Column("fixed acidity", "double"),
@@ -131,7 +134,7 @@ def test_more_rows_than_are_taken_are_refused():
 
 def test_a_column_that_no_request_can_carry_is_refused_from_the_start():
     with pytest.raises(inputs.NotServable, match="blob"):
-        inputs.Inputs([models.Column("blob", "binary")])
+        inputs.Inputs([models.Column("blob", "duration[s]")])
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +207,40 @@ def _place(ref, folder) -> bytes:
 
 def _replica(model, folder) -> replica.Replica:
     return replica.Replica(_place(_stored(model, folder), folder))
+
+
+def network():
+    """Train a small network on images."""
+    framework = adapters.named("torch-images")
+    table = digits.table(range(60), side=16).arrow
+    params = {"image_size": 16, "epochs": 1}
+    lesson = base.Lesson(framework="torch-images", model="small-cnn", target="label", params=params)
+    setup = framework.prepare(lesson, table, None)
+    *steps, verdict = framework.score(setup, table, {}, floor=None, checkpoint=None)
+    fitted = framework.fit(setup, table, {}, steps[-1].checkpoint)
+    card = base.card_of(framework, setup, {}, verdict.metrics, fitted.details)
+    return models.Model(card, fitted.payload, framework.payload)
+
+
+def test_images_are_asked_about_in_base64_and_as_they_are():
+    model = network()
+    told = predictor.Predictor(model)
+    image = digits.png(1, side=16)
+    rows = {"rows": [{"image": image}], "probabilities": True}
+    as_json = told.inputs.read(msgspec.json.encode(rows))
+    packed = told.inputs.read(msgspec.msgpack.encode(rows), "application/msgpack")
+    both = told.predict([as_json, packed])
+    assert both[0].predictions[0] in model.card.classes
+    assert both[0] == both[1]
+    text = base64.b64encode(image).decode()
+    assert told.inputs.read(msgspec.json.encode({"row": {"image": text}})).table == as_json.table
+    assert found(b'{"row": {"image": "?"}}', model.card.columns) == {
+        ("invalid_field", "$.row.image")
+    }
+
+
+def test_an_image_that_cannot_be_decoded_is_told():
+    told = predictor.Predictor(network())
+    asked = told.inputs.read(msgspec.json.encode({"row": {"image": digits.png(1)[:40]}}))
+    with pytest.raises(kit.StageFault, match="image"):
+        told.predict([asked])
