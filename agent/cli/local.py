@@ -57,15 +57,27 @@ def up(
 
 def demo(
     ctx: typer.Context,
+    topic: Annotated[
+        str, typer.Argument(metavar="[forecast|findings|image|text|all]", help="All, or one.")
+    ] = "",
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute everything again, whatever is cached.")
     ] = False,
 ) -> None:
-    """Run the main job: two pipelines on real data, from request to registered model."""
+    """Run the main job on real data, from a request to a model that answers.
+
+    Without a word it is the forecast and the findings; the networks take some minutes.
+    """
     from agent.demo import show as demonstration
+    from agent.demo import topics
 
     here: session.Session = ctx.obj
-    demonstration.run(here, fresh=fresh)
+    try:
+        names = topics.chosen(topic)
+    except KeyError:
+        known = ", ".join((*topics.TOPICS, topics.ALL))
+        console.stop("not_found", f"there is no demo {topic!r}", hint=f"there are {known}")
+    demonstration.run(here, names, fresh=fresh)
 
 
 def doctor(ctx: typer.Context) -> None:

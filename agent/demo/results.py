@@ -16,6 +16,15 @@ _PLOT = re.compile(r"<svg role=.*?</svg>", re.DOTALL)
 _INK = "#444"
 
 
+class Answer(msgspec.Struct, frozen=True):
+    """What a deployed model said of a row that it was not trained on."""
+
+    url: str
+    version: str
+    said: Any
+    actual: Any
+
+
 class Result(msgspec.Struct, frozen=True):
     """What came of one request."""
 
@@ -38,6 +47,7 @@ class Result(msgspec.Struct, frozen=True):
     champion: str | None
     report: str
     plots: list[str]
+    answer: Answer | None = None
 
 
 def gather(

@@ -8,67 +8,52 @@ import pathlib
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from agent import config
 from agent.cli import board, connect, console, session, tracing
-from agent.demo import findings, results, series, stack
+from agent.demo import answers, results, stack, topics
 from protocol import client, commands, events, pipelines
 
 REQUESTER = "demo-orchestrator"
 REFRESH_S = 0.2
 
 
-class Order(msgspec.Struct, frozen=True):
-    """One request of the demo, and the metric by which it is judged."""
-
-    template: str
-    params: dict[str, Any]
-    metric: str
-
-
-def run(here: session.Session, *, fresh: bool) -> None:
-    """Show everything, and end with nothing left running."""
+def run(here: session.Session, names: Sequence[str], *, fresh: bool) -> None:
+    """Show these topics, and end with nothing left running."""
     started = time.monotonic()
     ours = stack.found(here) is None
-    found = asyncio.run(_show(here, "refresh" if fresh else "use"))
+    found = asyncio.run(_show(here, names, "refresh" if fresh else "use"))
     if here.json:
         console.write_json(found)
     else:
         _tell(here, found, time.monotonic() - started, ours=ours)
 
 
-async def _show(here: session.Session, cache: pipelines.CachePolicy) -> list[results.Result]:
+async def _show(
+    here: session.Session, names: Sequence[str], cache: pipelines.CachePolicy
+) -> list[results.Result]:
     folder = here.settings.data_path / "demo"
-    _say(here, "making the data: a series from statsmodels, and findings of bandit on packages")
-    making = asyncio.gather(
-        asyncio.to_thread(series.write, folder), asyncio.to_thread(findings.write, folder)
-    )
+    shown = [topics.TOPICS[name] for name in names]
+    _say(here, f"making the data: {', and '.join(topic.about for topic in shown)}")
+    making = asyncio.gather(*(asyncio.to_thread(topic.orders, folder) for topic in shown))
     if stack.found(here) is None:
         _say(here, "starting an agent: its own NATS server, Ray, MLflow and training specialist")
     async with stack.running(here) as there:
-        weekly, scanned = await making
-        _say(here, f"the agent is ready at {config.redact(there.nats_url)}; sending two requests")
+        orders = [order for made in await making for order in made]
+        url = config.redact(there.nats_url)
+        _say(here, f"the agent is ready at {url}; sending {len(orders)} requests")
         async with connect.connected(there, here.settings) as agent:
-            orders = [_forecast(weekly.as_uri()), _triage(scanned.as_uri())]
             return await _carry_out(here, agent, orders, cache)
-
-
-def _forecast(uri: str) -> Order:
-    params = {"uri": uri, "name": "co2-forecast", "time": "week", "target": "co2_ppm"}
-    return Order("time-series-forecast", params | {"horizon": 13, "season": 52}, "mae")
-
-
-def _triage(uri: str) -> Order:
-    return Order("finding-triage", {"uri": uri, "name": "finding-triage"}, "f1_macro")
 
 
 async def _carry_out(
     here: session.Session,
     agent: client.Client,
-    orders: list[Order],
+    orders: list[topics.Order],
     cache: pipelines.CachePolicy,
 ) -> list[results.Result]:
     accepted = await asyncio.gather(*(_submit(agent, order, cache) for order in orders))
@@ -81,16 +66,26 @@ async def _carry_out(
     else:
         await asyncio.gather(*watching)
     _all_succeeded(boards)
-    kept = tracing.open_store(here)
-    folder = here.settings.data_path / "demo"
     return [
-        results.gather(await agent.status(one.run_id), kept, order.metric, folder)
+        await _came(here, agent, one.run_id, order)
         for one, order in zip(accepted, orders, strict=True)
     ]
 
 
+async def _came(
+    here: session.Session, agent: client.Client, run_id: str, order: topics.Order
+) -> results.Result:
+    """Gather what came of a request; where its model answers, ask it about a held-back row."""
+    kept, status = tracing.open_store(here), await agent.status(run_id)
+    found = results.gather(status, kept, order.metric, here.settings.data_path / "demo")
+    if not order.deployed:
+        return found
+    answer = await answers.ask(agent, status, kept)
+    return msgspec.structs.replace(found, answer=answer)
+
+
 async def _submit(
-    agent: client.Client, order: Order, cache: pipelines.CachePolicy
+    agent: client.Client, order: topics.Order, cache: pipelines.CachePolicy
 ) -> commands.RunAccepted:
     return await agent.submit(
         template=order.template,
@@ -152,6 +147,7 @@ def _say(here: session.Session, text: str) -> None:
 def _tell(here: session.Session, found: list[results.Result], took_s: float, *, ours: bool) -> None:
     for result in found:
         _tell_one(result)
+    _tell_transfer(found)
     left = "nothing is left running" if ours else "the agent that was running still is"
     console.write()
     console.write(f"done in {console.seconds(took_s)}; {left}. Next:")
@@ -183,14 +179,33 @@ def _tell_one(result: results.Result) -> None:
     if result.registered:
         console.write(f"  registered as {result.model} version {result.registered}")
     else:
-        console.write(f"  not registered: no better than champion version {result.champion}")
+        other = f"champion version {result.champion}" if result.champion else "the baseline"
+        console.write(f"  not registered: no better than {other}")
+    if result.answer is not None:
+        said, actual = (console.escape(str(x)) for x in (result.answer.said, result.answer.actual))
+        console.write(
+            f"  answers at {result.answer.url}: {said}, of a held-back row that is {actual}"
+        )
     console.write(f"  report {result.report}")
-    console.write(f"  plots  {_together(result.plots)}")
+    if result.plots:
+        console.write(f"  plots  {_together(result.plots)}")
+
+
+def _tell_transfer(found: list[results.Result]) -> None:
+    """Say what pretrained weights were worth, where a network was trained without them, too."""
+    values = {result.pipeline: result.value for result in found}
+    ours, random = values.get(topics.PRETRAINED), values.get(topics.RANDOM)
+    if ours is not None and random is not None:
+        console.write()
+        console.write(
+            f"pretrained weights are worth {100 * (ours - random):.0f} points of accuracy: "
+            f"{ours:.1%} against {random:.1%} from random ones, in as many steps"
+        )
 
 
 def _together(paths: list[str]) -> str:
     """Name files of one folder in short."""
-    folder = pathlib.Path(paths[0]).parent if paths else ""
+    folder = pathlib.Path(paths[0]).parent
     return f"{folder}: {', '.join(pathlib.Path(path).name for path in paths)}"
 
 

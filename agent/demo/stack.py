@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 
 from agent import address, children
-from agent.cli import console, session
+from agent.cli import console, ending, session
 
 READY_S = 60.0
 POLL_S = 0.05
@@ -29,6 +29,7 @@ async def running(here: session.Session) -> AsyncIterator[address.Address]:
         yield await _wait_ready(here, child)
     finally:
         await children.stop(child)
+        await asyncio.to_thread(ending.end, folder)  # its serving host is no child of it
 
 
 def found(here: session.Session) -> address.Address | None:

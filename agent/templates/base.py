@@ -88,8 +88,9 @@ def ending(
     season: int | None = None,
     time: str | None = None,
     explained: str | None = None,
+    deploy: bool = False,
 ) -> list[pipelines.Stage]:
-    """Lay what follows every training: score, compare, register, report.
+    """Lay what follows every training: score, compare, register, deploy if asked to, report.
 
     `explained` names the report of how features were chosen, where there is one.
     """
@@ -119,6 +120,7 @@ def ending(
             inputs={"model": "train.model", "metrics": "score.metrics"},
             when=only_better(),
         ),
+        *([_deployment(name)] if deploy else []),
         stage(
             "page",
             "report.html",
@@ -135,3 +137,9 @@ def ending(
             | features,
         ),
     ]
+
+
+def _deployment(name: str) -> pipelines.Stage:
+    """Let what was registered answer; what was not registered is not deployed either."""
+    inputs = {"model": "train.model", "registered": "keep", "rows": "split.test"}
+    return stage("deploy", "deploy.model", name=name, inputs=inputs)

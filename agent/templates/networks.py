@@ -30,6 +30,8 @@ class Network(base.Template, frozen=True, kw_only=True):
     metric: str = "f1_macro"
     folds: base.Positive = 5
     """One part in so many of the training rows is for validation."""
+    deploy: bool = False
+    """Whether a model that is registered answers at once, at an endpoint of its name."""
 
     def _stages(
         self, cleaning: list[pipelines.Stage], training: pipelines.Stage, title: str
@@ -38,7 +40,7 @@ class Network(base.Template, frozen=True, kw_only=True):
             *base.chained([self.source(), *cleaning]),
             base.stage("profile", "quality.profile", inputs={"table": "split.train"}),
             training,
-            *base.ending(self.name, f"{self.name}: {title}", self.metric),
+            *base.ending(self.name, f"{self.name}: {title}", self.metric, deploy=self.deploy),
         ]
 
     def _training(

@@ -28,6 +28,8 @@ class Tabular(base.Template, frozen=True, kw_only=True):
     test_fraction: base.Fraction = 0.2
     metric: str = ""
     folds: base.Positive = 5
+    deploy: bool = False
+    """Whether a model that is registered answers at once, at an endpoint of its name."""
 
     def source(self) -> pipelines.Stage:
         """Read the table."""
@@ -50,7 +52,11 @@ class Tabular(base.Template, frozen=True, kw_only=True):
             ),
             self._training(profile),
             *base.ending(
-                self.name, f"{self.name}: {self.target}", self._metric(), explained="plan.report"
+                self.name,
+                f"{self.name}: {self.target}",
+                self._metric(),
+                explained="plan.report",
+                deploy=self.deploy,
             ),
         ]
         return pipelines.Pipeline(

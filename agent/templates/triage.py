@@ -36,6 +36,8 @@ class Triage(base.Template, frozen=True, kw_only=True):
     folds: base.Positive = 5
     strengths: tuple[float, ...] = (0.1, 1.0, 10.0)
     """Of the regularisation: candidates for C."""
+    deploy: bool = False
+    """Whether a model that is registered answers at once, at an endpoint of its name."""
 
     def source(self) -> pipelines.Stage:
         """Read the findings."""
@@ -54,7 +56,12 @@ class Triage(base.Template, frozen=True, kw_only=True):
             base.stage("profile", "quality.profile", inputs={"table": "split.train"}),
             *(planned := self._features(text, categories)),
             self._training(planned[-1].id),
-            *base.ending(self.name, f"{self.name}: which findings are dismissed", self.metric),
+            *base.ending(
+                self.name,
+                f"{self.name}: which findings are dismissed",
+                self.metric,
+                deploy=self.deploy,
+            ),
         ]
         text_ = "true or false positive, from findings that people have triaged"
         return pipelines.Pipeline(name=self.name, stages=stages, description=text_)

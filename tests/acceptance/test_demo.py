@@ -38,6 +38,23 @@ def test_both_models_are_registered_once(twice):
     assert [result["champion"] for result in twice[2]] == ["1", "1"]
 
 
+def test_the_triage_answers_and_goes_on_answering(twice):
+    for results in twice[1:]:
+        (answered,) = [each for each in results if each["answer"] is not None]
+        assert answered["pipeline"] == "finding-triage"
+        assert answered["answer"]["version"] == "1"
+        assert {answered["answer"]["said"], answered["answer"]["actual"]} <= {
+            "false_positive",
+            "true_positive",
+        }
+
+
+def test_there_is_no_demo_of_another_name(tmp_path):
+    done = conftest.Program(tmp_path)("demo", "weather")
+    assert done.returncode != 0
+    assert "there is no demo 'weather'" in done.stdout + done.stderr
+
+
 def test_reports_and_plots_are_on_disk(twice):
     for result in twice[1]:
         page = pathlib.Path(result["report"]).read_text()

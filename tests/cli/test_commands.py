@@ -182,6 +182,8 @@ def test_templates_are_listed_with_their_parameters(mlpm):
         "tabular-regression",
         "time-series-forecast",
         "finding-triage",
+        "image-classification",
+        "text-classification",
     ]
     assert all("uri" in json.dumps(card["params"]) for card in cards)
     assert mlpm("templates", "nope").code == 1

@@ -59,6 +59,16 @@ def test_every_design_registers_only_what_beats_baseline_and_champion(name):
     assert (condition.metric, condition.op, condition.value) == ("compare.win", "==", 1.0)
 
 
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"time-series-forecast"}))
+def test_what_is_registered_is_deployed_only_where_it_is_asked_for(name):
+    assert "deploy" not in {each.id for each in design(name).stages}
+    asked = design(name, deploy=True)
+    assert catalog.Catalog().check(asked) == []
+    deploy = stage(asked, "deploy")
+    assert deploy.inputs["registered"] == "keep"
+    assert deploy.params["name"] == stage(asked, "keep").params["name"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_profiled_source_is_the_first_stage_of_the_design(name):
     source = templates.source(name, CASES[name][0])
