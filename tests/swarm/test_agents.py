@@ -222,8 +222,8 @@ async def test_a_frozen_taker_s_late_report_changes_nothing(agents, ask, trace, 
     assert "two" in receipt.stopped[0].where
     before = await reports(ask)
     go.touch()
+    await helpers.wait_line(trace, "far ended")  # in its worker, before it hears that it is to stop
     two.send(signal.SIGCONT)
-    await helpers.wait_line(trace, "far ended")
     await two.kill()  # it may find itself that it was frozen for too long, and end
     await agents("two")
     await swarming.wait_empty(ask._nats, ask.names)
