@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml requirements/lock.txt
 	@echo "==> set-up: done"
 
 demo: $(STAMP) ## Run the main job: two pipelines over NATS on real data
-	@echo "==> demo: an embedded stack, two pipeline requests, two trained and registered models"
+	@echo "==> demo: an embedded stack, two pipeline requests, two registered models, one that answers"
 	@$(BIN)/mlpm demo
 
 test: $(STAMP) ## Run all the tests
