@@ -12,7 +12,7 @@ import pytest_asyncio
 from protocol import client, events
 from tests.service import helpers
 from tests.serving import load
-from tests.serving.place_of_work import WAIT_S, Place, wait_until
+from tests.serving.place_of_work import WAIT_S, wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -22,20 +22,6 @@ pytestmark = [
 ]
 QUICK = {"steps": [20, 60], "hold_s": 0.5, "min_requests": 20, "max_latency_ratio": 20}
 LONG = {**QUICK, "steps": [30], "hold_s": 600}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def work(tmp_path_factory):
-    one = Place(tmp_path_factory.mktemp("canary"))
-    await one.agent.start()
-    yield one
-    await one.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def ask(work):
-    async with work.asking() as one:
-        yield one
 
 
 @pytest_asyncio.fixture(autouse=True, loop_scope="session")

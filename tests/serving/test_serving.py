@@ -20,7 +20,7 @@ import pytest_asyncio
 
 from protocol import codec, events, serving
 from tests.service import helpers
-from tests.serving.place_of_work import Place, wait_until
+from tests.serving.place_of_work import wait_until
 
 pytestmark = [
     pytest.mark.ray,
@@ -29,20 +29,6 @@ pytestmark = [
     pytest.mark.xdist_group("serving"),
 ]
 ROW = b'{"row": {"x": 1}}'
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def work(tmp_path_factory):
-    one = Place(tmp_path_factory.mktemp("serving"))
-    await one.agent.start()
-    yield one
-    await one.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def ask(work):
-    async with work.asking() as one:
-        yield one
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

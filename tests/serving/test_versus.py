@@ -7,13 +7,11 @@ import contextlib
 import itertools
 
 import pytest
-import pytest_asyncio
 
 from agent import tasks
 from protocol import client, events, serving
 from tests.service import helpers
 from tests.serving import load
-from tests.serving.place_of_work import Place
 from tests.serving.test_canary import deploy, only, shifted
 
 pytestmark = [
@@ -23,20 +21,6 @@ pytestmark = [
     pytest.mark.xdist_group("serving"),
 ]
 KEYS = 40
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def work(tmp_path_factory):
-    one = Place(tmp_path_factory.mktemp("versus"))
-    await one.agent.start()
-    yield one
-    await one.close()
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def ask(work):
-    async with work.asking() as one:
-        yield one
 
 
 class Users:
