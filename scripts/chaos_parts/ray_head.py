@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pathlib
+import re
 import secrets
 import socket
 import sys
@@ -16,6 +17,8 @@ from agent import children
 
 _READY_S = 60.0
 _HEAD = ("gcs_server", "raylet")
+_WORKER = re.compile(r"ray::(\w+:)?Worker\b")
+"""The title of a worker, by its name or without; what it was last asked may follow."""
 
 
 class RayHead:
@@ -70,7 +73,7 @@ class RayHead:
 
     def workers(self) -> list[psutil.Process]:
         """Give the processes that run stages."""
-        return [p for p in self._all() if "Worker.serve" in _title(p)]
+        return [p for p in self._all() if _WORKER.match(_title(p))]
 
     async def stop(self) -> None:
         """End it all."""
