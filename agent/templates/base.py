@@ -142,4 +142,4 @@ def ending(
 def _deployment(name: str) -> pipelines.Stage:
     """Let what was registered answer; what was not registered is not deployed either."""
     inputs = {"model": "train.model", "registered": "keep", "rows": "split.test"}
-    return stage("deploy", "deploy.model", name=name, inputs=inputs)
+    return stage("deploy", "deploy.model", name=name, inputs=inputs, when=only_better())

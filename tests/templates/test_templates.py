@@ -66,6 +66,7 @@ def test_what_is_registered_is_deployed_only_where_it_is_asked_for(name):
     assert catalog.Catalog().check(asked) == []
     deploy = stage(asked, "deploy")
     assert deploy.inputs["registered"] == "keep"
+    assert deploy.when == stage(asked, "keep").when
     assert deploy.params["name"] == stage(asked, "keep").params["name"]
 
 
