@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from agent.demo import once
+
 PACKAGES = {
     "narwhals": "narwhals",
     "smart_open": "smart-open",
@@ -47,15 +49,14 @@ class ScanFailed(Exception):
 
 def write(folder: pathlib.Path) -> pathlib.Path:
     """Write `findings.sarif`, unless it is there already for these very versions."""
-    target, stamp = folder / "findings.sarif", folder / "findings.versions.json"
     versions = _versions()
-    if target.exists() and stamp.exists() and json.loads(stamp.read_text()) == versions:
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    document = _scan(versions)
-    target.write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
-    stamp.write_text(json.dumps(versions, sort_keys=True), encoding="utf-8")
-    return target
+    target = folder / "findings.sarif"
+
+    def make() -> None:
+        document = _scan(versions)
+        target.write_text(json.dumps(document, indent=1, sort_keys=True), encoding="utf-8")
+
+    return once.made(target, versions, make)
 
 
 def is_marked(rule: str, lines: Iterable[str]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pathlib
 
+from agent.demo import once
+
 COUNT = 700
 """Of 1,797: enough to show what pretrained weights are worth."""
 SIDE = 64
@@ -13,9 +15,10 @@ _BRIGHTEST = 16
 def write(folder: pathlib.Path) -> pathlib.Path:
     """Write `digits/<digit>/<number>.png`, unless they are there already."""
     target = folder / "digits"
-    done = target.with_suffix(".done")
-    if done.exists() and done.read_text() == str(COUNT):
-        return target
+    return once.made(target, [COUNT, SIDE], lambda: _draw(target))
+
+
+def _draw(target: pathlib.Path) -> None:
     from PIL import Image
     from sklearn import datasets
 
@@ -26,5 +29,3 @@ def write(folder: pathlib.Path) -> pathlib.Path:
         shades = (digits.images[number] * (255 / _BRIGHTEST)).astype("uint8")
         picture = Image.fromarray(shades).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
         picture.save(place / f"{number}.png")
-    done.write_text(str(COUNT))
-    return target

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib.metadata
 import importlib.util
 import pathlib
 import random
 import re
 from collections.abc import Iterator
 
-LIBRARIES = ("numpy", "pandas", "sklearn", "torch")
+from agent.demo import once
+
+LIBRARIES = {"numpy": "numpy", "pandas": "pandas", "sklearn": "scikit-learn", "torch": "torch"}
+"""Import name to distribution."""
 EACH = 150
 _LEAST = 60
 """Characters: a shorter text could be anybody's."""
@@ -23,15 +27,24 @@ _SEED = 7
 
 
 def write(folder: pathlib.Path) -> pathlib.Path:
-    """Write `words.csv`: so many texts of each library, with its name as the label."""
+    """Write `words.csv`, unless it is there for these very versions.
+
+    It holds so many texts of each library, with its name as the label.
+    """
     target = folder / "words.csv"
-    folder.mkdir(parents=True, exist_ok=True)
+    return once.made(target, _versions(), lambda: _write(target))
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES.values()}
+
+
+def _write(target: pathlib.Path) -> None:
     with target.open("w", newline="", encoding="utf-8") as sink:
         writer = csv.writer(sink)
         writer.writerow(["text", "library"])
         for library in LIBRARIES:
             writer.writerows((text, library) for text in texts(library))
-    return target
 
 
 def texts(library: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Owns the demo: two requests over the bus, live progress, and what came of them."""
+"""Owns the demo: requests over the bus, live progress, and what came of them."""
 
 from __future__ import annotations
 

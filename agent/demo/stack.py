@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 
 from agent import address, children
 from agent.cli import console, ending, session
+from agent.serving import place
 
 READY_S = 60.0
 POLL_S = 0.05
@@ -24,12 +25,14 @@ async def running(here: session.Session) -> AsyncIterator[address.Address]:
         return
     folder = here.settings.data_path
     folder.mkdir(parents=True, exist_ok=True)
+    served = place.read(place.folder(folder)) is not None
     child = await children.start(_command(here), folder / "agent.log")
     try:
         yield await _wait_ready(here, child)
     finally:
         await children.stop(child)
-        await asyncio.to_thread(ending.end, folder)  # its serving host is no child of it
+        if not served:  # its serving host is no child of it; one that was there before stays
+            await asyncio.to_thread(ending.end, folder)
 
 
 def found(here: session.Session) -> address.Address | None:

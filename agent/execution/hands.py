@@ -15,7 +15,6 @@ import msgspec
 from agent.execution import boards, calls, lines, processes, worker
 
 _TOLD_WITHIN_S = 2.0
-_POLL_S = 0.005
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -245,10 +244,8 @@ class Hand:
 
         Ray ends a process that calls into it once it has left the cluster.
         """
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_TOLD_WITHIN_S):
-                while self._killing is not None and self._killing.is_alive():  # noqa: ASYNC110 - a thread's end rings nobody
-                    await asyncio.sleep(_POLL_S)
+        if self._killing is not None:
+            await asyncio.to_thread(self._killing.join, _TOLD_WITHIN_S)
 
 
 def _kill(hired: concurrent.futures.Future[Any]) -> None:

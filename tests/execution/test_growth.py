@@ -227,7 +227,7 @@ import ray
 from agent.execution import autoscaler
 ray.init(address=sys.argv[1], log_to_driver=False)
 print(autoscaler.ask([autoscaler.Bundle(64.0)])[0].id.hex(), flush=True)
-time.sleep(60)
+time.sleep(60)  # it is killed in here, or ends by itself where the test has failed
 """
 
 
