@@ -73,9 +73,11 @@ def ask(bundles: Iterable[Bundle]) -> list[Any]:
     return [ray.util.placement_group([one.resources()], strategy="PACK") for one in bundles]
 
 
-def withdraw(groups: Iterable[Any]) -> None:
-    """Ask for these no more. It waits for the cluster's head, which may be gone: nobody waits."""
-    threading.Thread(target=_withdraw, args=(list(groups),), name="withdraw", daemon=True).start()
+def withdraw(groups: Iterable[Any]) -> threading.Thread:
+    """Ask for these no more, on a thread: it waits for the cluster's head, which may be gone."""
+    asking = threading.Thread(target=_withdraw, args=(list(groups),), name="withdraw", daemon=True)
+    asking.start()
+    return asking
 
 
 def _withdraw(groups: list[Any]) -> None:

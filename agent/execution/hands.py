@@ -14,7 +14,8 @@ import msgspec
 
 from agent.execution import boards, calls, lines, processes, worker
 
-_TOLD_WITHIN_S = 2.0
+TOLD_WITHIN_S = 2.0
+"""How long whoever leaves a cluster waits for what Ray is being told yet."""
 
 
 class Shape(msgspec.Struct, frozen=True):
@@ -245,7 +246,7 @@ class Hand:
         Ray ends a process that calls into it once it has left the cluster.
         """
         if self._killing is not None:
-            await asyncio.to_thread(self._killing.join, _TOLD_WITHIN_S)
+            await asyncio.to_thread(self._killing.join, TOLD_WITHIN_S)
 
 
 def _kill(hired: concurrent.futures.Future[Any]) -> None:

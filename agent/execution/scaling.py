@@ -8,6 +8,7 @@ that start or with a no. No longer, as what there is room for is held back from 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import structlog
 
 from agent import config, tasks
-from agent.execution import autoscaler, bench, cluster
+from agent.execution import autoscaler, bench, cluster, hands
 from protocol import pipelines, problems
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,7 @@ class Scaling:
         self._asked: dict[str, autoscaler.Bundle] = {}
         """By the group's id."""
         self._groups: list[Any] = []
+        self._withdrawing: threading.Thread | None = None
         self._asked_at = self._quiet_until = self._settled_at = self._look_at = 0.0
         self._cpus = 0
         self._closed = False
@@ -81,6 +83,8 @@ class Scaling:
         await tasks.end(*self._living)
         self._withdraw()
         self._turned.set()
+        if self._withdrawing is not None:  # Ray ends a process that calls into it afterwards
+            await asyncio.to_thread(self._withdrawing.join, hands.TOLD_WITHIN_S)
 
     async def _live(self) -> None:
         while True:
@@ -181,7 +185,7 @@ class Scaling:
 
     def _withdraw(self) -> None:
         if self._groups:
-            autoscaler.withdraw(self._groups)
+            self._withdrawing = autoscaler.withdraw(self._groups)
         self._groups, self._asked = [], {}
 
     def _release(self) -> None:

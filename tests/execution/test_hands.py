@@ -27,7 +27,7 @@ async def test_whoever_leaves_the_cluster_waits_until_ray_has_been_told():
 
 
 async def test_it_does_not_wait_for_ever(monkeypatch):
-    monkeypatch.setattr(hands, "_TOLD_WITHIN_S", 0.05)
+    monkeypatch.setattr(hands, "TOLD_WITHIN_S", 0.05)
     hired = concurrent.futures.Future()
     hand = hands.Hand(hired)
     hand.kill()
